@@ -13,7 +13,8 @@ namespace meshwork {
 class Pool {
  public:
   // `threads` counts the caller: 1 makes no thread. Each thread owns `workspaceBytes` of scratch, 64-byte aligned.
-  explicit Pool(int threads, size_t workspaceBytes = kWorkspaceBytes);
+  // `spin`: idle threads poll for some microseconds before they sleep; off where threads outnumber cores.
+  explicit Pool(int threads, size_t workspaceBytes = kWorkspaceBytes, bool spin = true);
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
