@@ -5,7 +5,7 @@
 namespace meshwork {
 
 // Compared with the number in every program's header.
-constexpr uint32_t kOpTableHash = 0xb14d2d83u;
+constexpr uint32_t kOpTableHash = 0x0d7e4efeu;
 
 // clang-format off
 // elementwise(x*) -> (y*) {count:int, int*}
@@ -16,7 +16,9 @@ constexpr uint32_t kOpTableHash = 0xb14d2d83u;
 // bf16 and f16 load as f32, bool as i32 0/1, and stores round to nearest even (f32 to bool: not zero). Comparisons, and, or,
 // not and is_finite give i32 0/1. const: a is an index into floats. iota: a is a dim, the value is the index in that dim
 // plus table[b] (b = -1: plus nothing). round_to: rounds an f32 to dtype b and back. No contraction to fused multiply-add.
-// i32 add, sub and mul wrap around, div truncates, division by zero gives 0.
+// i32 add, sub and mul wrap around, div truncates, division by zero gives 0. rem has the sign of a (fmod); round is half to even;
+// max, min and sign give NaN for NaN; cast to i32 truncates and saturates, NaN gives 0. gelu is the tanh form; gelu_grad and
+// silu_grad take a = x, b = dy and give dy times the derivative at x. At most 256 values in all and 64 outputs.
 namespace attr::elementwise {
 constexpr int count = 0;
 constexpr int count_ = 1;
