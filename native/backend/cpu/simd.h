@@ -1,0 +1,337 @@
+// Vectors as wide as the instruction set this file is compiled for: types, loads and stores, and basic arithmetic.
+// Operators (+ - * / < == & | ^ << >> ?:) are the compiler's own; a comparison gives a mask (all bits or none) for select().
+// Nothing is contracted: a product and a sum fuse only in fma(), and only where the set has it.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "backend/cpu/kernel_list.h"
+#include "core/dtype.h"
+
+#if MESHWORK_ISA_LEVEL > 0
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define MESHWORK_INLINE inline __attribute__((always_inline))
+
+namespace meshwork::MESHWORK_ISA {
+
+constexpr int kVectorBytes = MESHWORK_ISA_LEVEL == 2 ? 64 : MESHWORK_ISA_LEVEL == 1 ? 32 : 16;
+
+template <class T, int kBytes = kVectorBytes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kBytes), may_alias));
+  typedef T unaligned __attribute__((vector_size(kBytes), aligned(alignof(T)), may_alias));
+};
+// bf16 is storage only: its overloads of load and store give and take F32.
+struct NoVector;
+template <int kBytes>
+struct VectorOf<bf16, kBytes> {
+  using type = NoVector;
+  using unaligned = NoVector;
+};
+template <class T>
+using Vec = typename VectorOf<T>::type;
+
+using F32 = Vec<float>;
+using F64 = Vec<double>;
+using I32 = Vec<int32_t>;
+using U32 = Vec<uint32_t>;
+using I64 = Vec<int64_t>;
+using U64 = Vec<uint64_t>;
+using F32Half = VectorOf<float, kVectorBytes / 2>::type;      // as many lanes as F64
+using U16Half = VectorOf<uint16_t, kVectorBytes / 2>::type;  // as many lanes as F32
+
+// The type a storage type is computed in.
+template <class T>
+struct ComputeOf {
+  using type = T;
+};
+template <>
+struct ComputeOf<bf16> {
+  using type = float;
+};
+template <class T>
+using Compute = typename ComputeOf<T>::type;
+
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+// ---- moving data ----
+
+template <class V, class T>
+MESHWORK_INLINE V bitCast(T value) {
+  static_assert(sizeof(V) == sizeof(T));
+  V result;
+  std::memcpy(&result, &value, sizeof result);
+  return result;
+}
+
+template <class T>
+MESHWORK_INLINE Vec<T> splat(T value) {
+  return value - Vec<T>{};  // minus zero, so that -0.0 keeps its sign
+}
+
+// 0, 1, 2, ...
+MESHWORK_INLINE I32 laneIndex() {
+  I32 result;
+  for (int i = 0; i < kLanes<int32_t>; ++i) result[i] = i;
+  return result;
+}
+
+template <class T>
+MESHWORK_INLINE Vec<T> load(const T* from) {
+  return *reinterpret_cast<const typename VectorOf<T>::unaligned*>(from);
+}
+template <class T>
+MESHWORK_INLINE void store(T* to, Vec<T> value) {
+  *reinterpret_cast<typename VectorOf<T>::unaligned*>(to) = value;
+}
+
+// The first n lanes (0 <= n <= lanes); the others are zero.
+template <class T>
+MESHWORK_INLINE Vec<T> loadPartial(const T* from, int n) {
+#if MESHWORK_ISA_LEVEL == 2
+  if constexpr (sizeof(T) == 4) return bitCast<Vec<T>>(_mm512_maskz_loadu_epi32((__mmask16)((1u << n) - 1u), from));
+  if constexpr (sizeof(T) == 8) return bitCast<Vec<T>>(_mm512_maskz_loadu_epi64((__mmask8)((1u << n) - 1u), from));
+#endif
+  Vec<T> result{};
+  std::memcpy(&result, from, static_cast<size_t>(n) * sizeof(T));
+  return result;
+}
+template <class T>
+MESHWORK_INLINE void storePartial(T* to, Vec<T> value, int n) {
+#if MESHWORK_ISA_LEVEL == 2
+  if constexpr (sizeof(T) == 4) {
+    return _mm512_mask_storeu_epi32(to, (__mmask16)((1u << n) - 1u), bitCast<__m512i>(value));
+  }
+  if constexpr (sizeof(T) == 8) {
+    return _mm512_mask_storeu_epi64(to, (__mmask8)((1u << n) - 1u), bitCast<__m512i>(value));
+  }
+#endif
+  std::memcpy(to, &value, static_cast<size_t>(n) * sizeof(T));
+}
+
+// ---- bf16 and f16, kLanes<float> at a time ----
+
+MESHWORK_INLINE F32 widenBf16(U16Half bits) { return bitCast<F32>(__builtin_convertvector(bits, U32) << 16); }
+
+// To nearest, ties to even; a NaN stays a quiet NaN.
+MESHWORK_INLINE U16Half narrowBf16(F32 value) {
+  const U32 bits = bitCast<U32>(value);
+  const U32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const U32 nan = (bits >> 16) | 0x40u;
+  const I32 isNan = value != value;
+  return __builtin_convertvector(isNan ? nan : rounded, U16Half);
+}
+
+MESHWORK_INLINE F32 load(const bf16* from) {
+  U16Half bits;
+  std::memcpy(&bits, from, sizeof bits);
+  return widenBf16(bits);
+}
+MESHWORK_INLINE F32 loadPartial(const bf16* from, int n) {
+  U16Half bits{};
+  std::memcpy(&bits, from, static_cast<size_t>(n) * sizeof(bf16));
+  return widenBf16(bits);
+}
+MESHWORK_INLINE void store(bf16* to, F32 value) {
+  const U16Half bits = narrowBf16(value);
+  std::memcpy(to, &bits, sizeof bits);
+}
+MESHWORK_INLINE void storePartial(bf16* to, F32 value, int n) {
+  const U16Half bits = narrowBf16(value);
+  std::memcpy(to, &bits, static_cast<size_t>(n) * sizeof(bf16));
+}
+
+// float16 storage (IEEE binary16), to and from f32; to nearest, ties to even.
+MESHWORK_INLINE F32 widenF16(U16Half bits) {
+#if MESHWORK_ISA_LEVEL == 2
+  return bitCast<F32>(_mm512_cvtph_ps(bitCast<__m256i>(bits)));
+#elif MESHWORK_ISA_LEVEL == 1
+  return bitCast<F32>(_mm256_cvtph_ps(bitCast<__m128i>(bits)));
+#else
+  // The exponent is moved by a multiplication, which also normalises what was denormal.
+  const U32 wide = __builtin_convertvector(bits, U32);
+  const U32 sign = (wide & 0x8000u) << 16;
+  const F32 scaled = bitCast<F32>((wide & 0x7fffu) << 13) * 0x1p112f;
+  const I32 special = (wide & 0x7c00u) == 0x7c00u;
+  const U32 magnitude = bitCast<U32>(scaled);
+  return bitCast<F32>(sign | (special ? (magnitude | 0x7f800000u) : magnitude));
+#endif
+}
+
+MESHWORK_INLINE U16Half narrowF16(F32 value) {
+#if MESHWORK_ISA_LEVEL == 2
+  return bitCast<U16Half>(_mm512_cvtps_ph(bitCast<__m512>(value), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif MESHWORK_ISA_LEVEL == 1
+  return bitCast<U16Half>(_mm256_cvtps_ph(bitCast<__m256>(value), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  const U32 bits = bitCast<U32>(value);
+  const U32 sign = (bits >> 16) & 0x8000u;
+  const U32 magnitude = bits & 0x7fffffffu;
+  // Normal results: rebias, round on the 13 dropped bits. Denormal results: let an addition to 0.5 round them.
+  const U32 normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  const U32 denormal = bitCast<U32>(bitCast<F32>(magnitude) + 0.5f) - 0x3f000000u;
+  const U32 nan = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
+  U32 result = magnitude < 0x38800000u ? denormal : normal;
+  result = magnitude >= 0x477ff000u ? U32{} + 0x7c00u : result;
+  result = magnitude > 0x7f800000u ? nan : result;
+  return __builtin_convertvector(result | sign, U16Half);
+#endif
+}
+
+// ---- arithmetic ----
+
+template <class M, class V>
+MESHWORK_INLINE V select(M mask, V yes, V no) {
+  return mask ? yes : no;
+}
+
+// a * b + c, fused where the set has it. For inner products; never where bits must agree between sets.
+MESHWORK_INLINE F32 fma(F32 a, F32 b, F32 c) {
+#if MESHWORK_ISA_LEVEL == 2
+  return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif MESHWORK_ISA_LEVEL == 1
+  return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return bitCast<F32>(vfmaq_f32(bitCast<float32x4_t>(c), bitCast<float32x4_t>(a), bitCast<float32x4_t>(b)));
+#else
+  return a * b + c;
+#endif
+}
+MESHWORK_INLINE F64 fma(F64 a, F64 b, F64 c) {
+#if MESHWORK_ISA_LEVEL == 2
+  return (F64)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif MESHWORK_ISA_LEVEL == 1
+  return (F64)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__)
+  return bitCast<F64>(vfmaq_f64(bitCast<float64x2_t>(c), bitCast<float64x2_t>(a), bitCast<float64x2_t>(b)));
+#else
+  return a * b + c;
+#endif
+}
+
+// The larger; a NaN in `a` is dropped, one in `b` is kept (as the processor's instruction does).
+template <class V>
+MESHWORK_INLINE V max(V a, V b) {
+  return a > b ? a : b;
+}
+template <class V>
+MESHWORK_INLINE V min(V a, V b) {
+  return a < b ? a : b;
+}
+// A NaN on either side gives NaN.
+template <class V>
+MESHWORK_INLINE V maxNan(V a, V b) {
+  return a != a ? a : max(a, b);
+}
+template <class V>
+MESHWORK_INLINE V minNan(V a, V b) {
+  return a != a ? a : min(a, b);
+}
+
+MESHWORK_INLINE F32 abs(F32 x) { return bitCast<F32>(bitCast<U32>(x) & 0x7fffffffu); }
+MESHWORK_INLINE F64 abs(F64 x) { return bitCast<F64>(bitCast<U64>(x) & 0x7fffffffffffffffull); }
+// |x| with the sign bit of s.
+MESHWORK_INLINE F32 copySign(F32 x, F32 s) {
+  return bitCast<F32>((bitCast<U32>(x) & 0x7fffffffu) | (bitCast<U32>(s) & 0x80000000u));
+}
+MESHWORK_INLINE F64 copySign(F64 x, F64 s) {
+  return bitCast<F64>((bitCast<U64>(x) & 0x7fffffffffffffffull) | (bitCast<U64>(s) & 0x8000000000000000ull));
+}
+
+MESHWORK_INLINE F32 sqrt(F32 x) {
+#if MESHWORK_ISA_LEVEL == 2
+  return (F32)_mm512_sqrt_ps((__m512)x);
+#elif MESHWORK_ISA_LEVEL == 1
+  return (F32)_mm256_sqrt_ps((__m256)x);
+#else
+  for (int i = 0; i < kLanes<float>; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+MESHWORK_INLINE F64 sqrt(F64 x) {
+#if MESHWORK_ISA_LEVEL == 2
+  return (F64)_mm512_sqrt_pd((__m512d)x);
+#elif MESHWORK_ISA_LEVEL == 1
+  return (F64)_mm256_sqrt_pd((__m256d)x);
+#else
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = __builtin_sqrt(x[i]);
+  return x;
+#endif
+}
+
+// To the nearest integer, ties to even. Adding and taking away 2^23 leaves no fraction; larger |x| has none.
+MESHWORK_INLINE F32 roundEven(F32 x) {
+#if MESHWORK_ISA_LEVEL == 2
+  return (F32)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif MESHWORK_ISA_LEVEL == 1
+  return (F32)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  const F32 big = copySign(splat(8388608.0f), x);
+  const F32 rounded = copySign((x + big) - big, x);
+  return abs(x) < 8388608.0f ? rounded : x;
+#endif
+}
+MESHWORK_INLINE F64 roundEven(F64 x) {
+  const F64 big = copySign(splat(4503599627370496.0), x);
+  const F64 rounded = copySign((x + big) - big, x);
+  return abs(x) < 4503599627370496.0 ? rounded : x;
+}
+template <class V>
+MESHWORK_INLINE V floor(V x) {
+  const V rounded = roundEven(x);
+  return rounded > x ? rounded - 1 : rounded;
+}
+template <class V>
+MESHWORK_INLINE V ceil(V x) {
+  const V rounded = roundEven(x);
+  return copySign(rounded < x ? rounded + 1 : rounded, x);
+}
+
+// op over the lanes, halving: lane i with lane i + n/2, so the order is fixed by the number of lanes.
+template <class T, int kBytes, class Op>
+MESHWORK_INLINE T reduceLanes(typename VectorOf<T, kBytes>::type x, Op op) {
+  if constexpr (kBytes == 2 * sizeof(T)) {
+    return op(x[0], x[1]);
+  } else {
+    using Half = typename VectorOf<T, kBytes / 2>::type;
+    Half halves[2];
+    std::memcpy(halves, &x, kBytes);
+    return reduceLanes<T, kBytes / 2>(op(halves[0], halves[1]), op);
+  }
+}
+struct AddLanes {
+  template <class V>
+  MESHWORK_INLINE V operator()(V a, V b) const {
+    return a + b;
+  }
+};
+struct MaxLanes {
+  template <class V>
+  MESHWORK_INLINE V operator()(V a, V b) const {
+    return a > b ? a : b;
+  }
+};
+struct MinLanes {
+  template <class V>
+  MESHWORK_INLINE V operator()(V a, V b) const {
+    return a < b ? a : b;
+  }
+};
+MESHWORK_INLINE float reduceAdd(F32 x) { return reduceLanes<float, kVectorBytes>(x, AddLanes{}); }
+MESHWORK_INLINE double reduceAdd(F64 x) { return reduceLanes<double, kVectorBytes>(x, AddLanes{}); }
+MESHWORK_INLINE int32_t reduceAdd(I32 x) { return reduceLanes<int32_t, kVectorBytes>(x, AddLanes{}); }
+MESHWORK_INLINE float reduceMax(F32 x) { return reduceLanes<float, kVectorBytes>(x, MaxLanes{}); }
+MESHWORK_INLINE double reduceMax(F64 x) { return reduceLanes<double, kVectorBytes>(x, MaxLanes{}); }
+MESHWORK_INLINE int32_t reduceMax(I32 x) { return reduceLanes<int32_t, kVectorBytes>(x, MaxLanes{}); }
+MESHWORK_INLINE float reduceMin(F32 x) { return reduceLanes<float, kVectorBytes>(x, MinLanes{}); }
+MESHWORK_INLINE double reduceMin(F64 x) { return reduceLanes<double, kVectorBytes>(x, MinLanes{}); }
+MESHWORK_INLINE int32_t reduceMin(I32 x) { return reduceLanes<int32_t, kVectorBytes>(x, MinLanes{}); }
+
+}  // namespace meshwork::MESHWORK_ISA
+
+#include "backend/cpu/simd_math.h"  // exp, log, tanh, erf, sin, cos, sigmoid, gelu, silu
