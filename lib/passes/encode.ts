@@ -1,0 +1,204 @@
+// Encoding: writes a planned program as the words that native code decodes (docs/PROGRAM.md).
+import { dtypeCode } from "../core/dtype.ts";
+import { ProgramError } from "../core/errors.ts";
+import { sizeOf } from "../core/shape.ts";
+import type { Attribute, TableEntry, View } from "../ir/lowering.ts";
+import { opTableHash } from "../ops/hash.ts";
+import { kernels } from "../ops/kernels.ts";
+import type { Instruction, ProgramBuilder } from "./lower.ts";
+import { type MemoryPlan, alignment } from "./memory.ts";
+
+/** What a program does, step by step, once its segments exist. Views are of virtual buffers. */
+export type Action =
+  | { readonly kind: "run"; readonly segment: number; readonly slot: number; readonly microbatch: number }
+  | { readonly kind: "transfer"; readonly items: readonly TransferItem[] }
+  | { readonly kind: "wait"; readonly send: number }
+  | { readonly kind: "feed"; readonly stagingOffset: number; readonly view: View; readonly bytes: number; readonly slot: number }
+  | { readonly kind: "fetch"; readonly stagingOffset: number; readonly view: View; readonly bytes: number };
+
+/** One side of a transfer. */
+export interface TransferItem {
+  readonly direction: "send" | "receive";
+  readonly peer: number;
+  readonly tag: number;
+  readonly view: View;
+  readonly slot: number;
+}
+
+/** What differs between the devices that run the same segments. */
+export interface DeviceTable {
+  /** Evaluates a table entry at a microbatch: its words. */
+  words(entry: TableEntry, microbatch: number): number[];
+  /** Ranks of the group a "group" entry names. */
+  group(entry: TableEntry & { kind: "group" }): readonly number[];
+}
+
+const magic = 0x4d575052;
+const codes = new Map(kernels.map((k, i) => [k.name as string, { code: i + 1, signature: k }]));
+
+/** The part of an encoding that all devices with the same segments share. */
+export interface EncodedSegments {
+  readonly program: ProgramBuilder;
+  readonly plan: MemoryPlan;
+  readonly buffers: readonly number[];
+  readonly views: readonly number[];
+  readonly viewCount: number;
+  readonly floats: readonly number[];
+  readonly labels: readonly string[];
+  readonly entries: readonly TableEntry[];
+  readonly groups: readonly (TableEntry & { kind: "group" })[];
+  readonly segments: readonly (readonly number[])[];
+  viewIndex(view: View): number;
+}
+
+class Interner<T> {
+  readonly list: T[] = [];
+  readonly #index = new Map<string, number>();
+  add(key: string, value: T): number {
+    const known = this.#index.get(key);
+    if (known !== undefined) return known;
+    this.list.push(value);
+    this.#index.set(key, this.list.length - 1);
+    return this.list.length - 1;
+  }
+}
+
+/** Encodes the segments of a planned program. `boundBytes` are the smallest sizes of the bound buffers. */
+export function encodeSegments(program: ProgramBuilder, plan: MemoryPlan, boundBytes: readonly number[]): EncodedSegments {
+  const views = new Interner<number[]>();
+  const floats = new Interner<number>();
+  const labels = new Interner<string>();
+  const entries = new Interner<TableEntry>();
+  const groups = new Interner<TableEntry & { kind: "group" }>();
+  const offsets: number[] = [];
+  let tableWords = 0;
+  const viewIndex = (view: View): number => {
+    const words = [dtypeCode(view.dtype), view.dims.length, ...wide(view.offset), ...view.dims.flatMap(wide), ...view.strides.flatMap(wide)];
+    return views.add(words.join(), words);
+  };
+  const tableIndex = (entry: TableEntry): number => {
+    const before = entries.list.length;
+    const index = entries.add(JSON.stringify(entry), entry);
+    if (index === before) {
+      if (entry.kind === "group") groups.add(JSON.stringify(entry), entry);
+      offsets.push(tableWords);
+      tableWords += entry.kind === "counts" ? entry.axes.reduce((n, a) => n * (program.sizes[a.replace("*", "")] ?? 1), 1) : 1;
+    }
+    return offsets[index]!;
+  };
+  const attribute = (a: Attribute): number =>
+    typeof a === "number" ? a : "float" in a ? floats.add(String(Object.is(a.float, -0) ? "-0" : a.float), a.float) : tableIndex(a.table);
+  const operand = (view: View): number[] => {
+    const { region, offset } = plan.locations[view.buffer]!;
+    return [region, offset / alignment, viewIndex(view)];
+  };
+  const instruction = (i: Instruction): number[] => {
+    const known = codes.get(i.kernel);
+    if (!known) throw new ProgramError(`no kernel is named ${i.kernel} (lowering of ${i.label})`);
+    return [
+      known.code,
+      i.inputs.length,
+      i.outputs.length,
+      i.attributes.length,
+      i.label === "" ? -1 : labels.add(i.label, i.label),
+      ...i.inputs.flatMap(operand),
+      ...i.outputs.flatMap(operand),
+      ...i.attributes.map(attribute),
+    ];
+  };
+  const segments = program.segments.map((s) => s.instructions.flatMap(instruction));
+  return {
+    program,
+    plan,
+    buffers: boundBytes,
+    get views() {
+      return views.list.flat();
+    },
+    get viewCount() {
+      return views.list.length;
+    },
+    floats: floats.list,
+    labels: labels.list,
+    entries: entries.list,
+    groups: groups.list,
+    segments,
+    viewIndex,
+  };
+}
+
+function wide(n: number): [number, number] {
+  return [n | 0, Math.floor(n / 2 ** 32)];
+}
+
+/** Encodes the program of one device. */
+export function encodeProgram(code: EncodedSegments, actions: readonly Action[], device: DeviceTable, microbatches: number): Int32Array {
+  const { plan } = code;
+  const tables = Array.from({ length: microbatches }, (_, m) => code.entries.flatMap((e) => device.words(e, m)));
+  const tableWords = tables[0]?.length ?? 0;
+  const at = (view: View, slot: number): number => {
+    const { region, offset } = plan.locations[view.buffer]!;
+    if (region > 1) throw new ProgramError("a transfer or feed must lie in the arena");
+    return (region === 1 ? plan.slotOffset(slot) : 0) + offset;
+  };
+  const encodeAction = (a: Action): number[] => {
+    switch (a.kind) {
+      case "run":
+        return [1, a.segment, plan.slotOffset(a.slot) / alignment, 0, a.microbatch * tableWords];
+      case "transfer":
+        return [
+          2,
+          a.items.length,
+          ...a.items.flatMap((t) => [t.direction === "send" ? 0 : 1, t.peer, t.tag, at(t.view, t.slot) / alignment, code.viewIndex(t.view)]),
+        ];
+      case "wait":
+        return [3, a.send];
+      case "feed":
+        return [4, ...wide(a.stagingOffset), at(a.view, a.slot) / alignment, ...wide(a.bytes)];
+      case "fetch": {
+        const { region, offset } = plan.locations[a.view.buffer]!;
+        return [5, region, offset / alignment, ...wide(a.stagingOffset), ...wide(a.bytes)];
+      }
+    }
+  };
+  const actionWords = actions.flatMap(encodeAction);
+  const floatWords = new Int32Array(new Float64Array(code.floats).buffer);
+  const words: number[] = [magic, 1, opTableHash | 0, ...wide(plan.arenaBytes)];
+  words.push(code.buffers.length, ...code.buffers.flatMap(wide));
+  words.push(code.viewCount);
+  append(words, code.views);
+  words.push(code.floats.length);
+  append(words, floatWords);
+  words.push(tableWords * microbatches);
+  for (const t of tables) append(words, t);
+  words.push(code.groups.length);
+  for (const g of code.groups) {
+    const ranks = device.group(g);
+    words.push(ranks.length, ...ranks);
+  }
+  words.push(code.labels.length);
+  for (const label of code.labels) append(words, labelWords(label));
+  words.push(code.segments.length);
+  for (const s of code.segments) {
+    words.push(s.length);
+    append(words, s);
+  }
+  words.push(actionWords.length);
+  append(words, actionWords);
+  return Int32Array.from(words);
+}
+
+function append(words: number[], more: ArrayLike<number>): void {
+  for (let i = 0; i < more.length; i++) words.push(more[i]!);
+}
+
+function labelWords(label: string): number[] {
+  const bytes = new TextEncoder().encode(label);
+  const padded = new Uint8Array(Math.ceil(bytes.length / 4) * 4);
+  padded.set(bytes);
+  return [bytes.length, ...new Int32Array(padded.buffer)];
+}
+
+/** Bytes of a view's elements. */
+export function viewBytes(view: View, elementBytes: number): number {
+  return sizeOf(view.dims) * elementBytes;
+}

@@ -1,0 +1,258 @@
+// Sharding: gives every value a spec by factor propagation and inserts the collectives that this needs.
+// The method is Shardy's factor propagation (openxla.org/shardy), run forward once, with wanted specs of results as hints.
+import { dtypeSize } from "../core/dtype.ts";
+import { sizeOf } from "../core/shape.ts";
+import type { Graph, Node, Params } from "../ir/graph.ts";
+import type { FactorMap, OpRecord } from "../ir/op.ts";
+import { type ReduceKind, type ValueSpec, axisName, sameAxes, specText } from "../ir/spec.ts";
+import { getOp } from "../ops/index.ts";
+import { GraphBuilder } from "./graph-builder.ts";
+
+/** What the shard pass needs to know beyond the graph. */
+export interface ShardOptions {
+  /** Size of every mesh axis. */
+  readonly sizes: Readonly<Record<string, number>>;
+  /** Spec of an `input` or `parameter` node. */
+  sourceSpec(node: Node): ValueSpec;
+  /** Spec a result must have; null: any, partial included. */
+  outputSpec(name: string): ValueSpec | null;
+  /** Spec a result would best have, where that costs nothing; null: no wish. */
+  wantedSpec?(name: string): ValueSpec | null;
+}
+
+type Dims = readonly (readonly string[])[];
+
+/** Returns the graph with every value's spec set, and with reductions, gathers and slices inserted. Shapes stay global. */
+export function shard(graph: Graph, options: ShardOptions): Graph {
+  const b = new ShardBuilder(options.sizes);
+  const wanted = wantedSpecs(graph, options);
+  const map = new Array<number>(graph.values.length);
+  for (const node of graph.nodes) {
+    b.path = node.path;
+    b.phase = node.phase;
+    b.wanted = node.outputs.map((v) => wanted[v] ?? null);
+    const results =
+      node.op === "input" || node.op === "parameter"
+        ? b.source(node, options.sourceSpec(node))
+        : b.emit(
+            node.op,
+            node.inputs.map((v) => map[v]!),
+            node.params,
+          );
+    node.outputs.forEach((v, i) => {
+      map[v] = results[i]!;
+    });
+  }
+  for (const { name, value } of graph.outputs) {
+    const spec = options.outputSpec(name);
+    const node = graph.nodes[graph.values[value]!.node]!;
+    b.path = node.path;
+    b.phase = node.phase;
+    const whole = spec === null ? map[value]! : b.toSpec(map[value]!, spec);
+    b.graph.outputs.push({ name, value: whole });
+  }
+  return b.graph;
+}
+
+/** Specs that results want, carried backwards through ops that keep dims (so that leaves are made split). */
+function wantedSpecs(graph: Graph, options: ShardOptions): (ValueSpec | null)[] {
+  const wanted: (ValueSpec | null)[] = graph.values.map(() => null);
+  for (const { name, value } of graph.outputs) {
+    wanted[value] ??= options.outputSpec(name) ?? options.wantedSpec?.(name) ?? null;
+  }
+  for (let n = graph.nodes.length - 1; n >= 0; n--) {
+    const node = graph.nodes[n]!;
+    const spec = node.outputs.length === 1 ? wanted[node.outputs[0]!] : null;
+    if (!spec) continue;
+    const shape = graph.values[node.outputs[0]!]!.type.shape;
+    const record = getOp(node.op);
+    if (record.sharding.linear !== "joint") continue;
+    for (const v of node.inputs) {
+      const type = graph.values[v]!.type;
+      if (type.shape.length === shape.length && type.shape.every((d, i) => d === shape[i])) wanted[v] ??= spec;
+    }
+  }
+  return wanted;
+}
+
+class ShardBuilder extends GraphBuilder {
+  wanted: (ValueSpec | null)[] = [];
+  readonly #sizes: Readonly<Record<string, number>>;
+  /** Reshards already made: value and wanted spec -> value. */
+  readonly #made = new Map<string, number>();
+
+  constructor(sizes: Readonly<Record<string, number>>) {
+    super();
+    this.#sizes = sizes;
+  }
+
+  spec(value: number): ValueSpec {
+    return this.graph.values[value]!.spec!;
+  }
+
+  source(node: Node, spec: ValueSpec): number[] {
+    const outputs = this.append(
+      node.op,
+      [],
+      node.params,
+      getOp(node.op).infer([], node.params),
+    );
+    for (const v of outputs) this.graph.values[v]!.spec = this.#normal(spec);
+    return outputs;
+  }
+
+  override emit(op: string, inputs: readonly number[], params: Params = {}): number[] {
+    const record = getOp(op);
+    const { decompose } = record.sharding;
+    const parts = decompose?.(
+      this,
+      inputs,
+      inputs.map((v) => this.spec(v)),
+      params,
+    );
+    if (parts) return parts;
+    const inputTypes = inputs.map((v) => this.type(v));
+    const outputTypes = record.infer(inputTypes, params);
+    const factors = record.sharding.factors(inputTypes, outputTypes, params);
+    const kept = this.#flowingPartial(record, inputs);
+    const whole = inputs.map((v) => (kept ? v : this.#reduced(v)));
+    const assigned = this.#assign(factors, whole, Object.keys(kept ?? {}));
+    const ready = whole.map((v, i) =>
+      this.#reshard(
+        v,
+        factors.inputs[i]!.map((f) => (f === null ? [] : (assigned.get(f) ?? []))),
+      ),
+    );
+    const outputs = this.append(op, ready, params, outputTypes);
+    outputs.forEach((v, o) => {
+      this.graph.values[v]!.spec = outputSpec(factors, o, assigned, kept ?? {});
+    });
+    return outputs;
+  }
+
+  /** Brings a value to exactly this spec. */
+  toSpec(value: number, target: ValueSpec): number {
+    const spec = this.#normal(target);
+    if (Object.keys(spec.partial).length > 0) throw new Error(`a result cannot be asked to be ${specText(spec)}`);
+    return this.#reshard(this.#reduced(value), spec.dims);
+  }
+
+  /** A spec without axes of size 1. */
+  #normal(spec: ValueSpec): ValueSpec {
+    const real = (axis: string): boolean => (this.#sizes[axisName(axis)] ?? 1) > 1;
+    return {
+      dims: spec.dims.map((axes) => axes.filter(real)),
+      partial: Object.fromEntries(Object.entries(spec.partial).filter(([axis]) => real(axis))),
+    };
+  }
+
+  /** The partial axes that may flow through this op unreduced; null when inputs must be whole. */
+  #flowingPartial(record: OpRecord, inputs: readonly number[]): Readonly<Record<string, ReduceKind>> | null {
+    const partials = inputs.map((v) => this.spec(v).partial);
+    const some = partials.flatMap((p, i) => (Object.keys(p).length > 0 ? [i] : []));
+    if (some.length === 0) return null;
+    const first = partials[some[0]!]!;
+    if (Object.values(first).some((kind) => kind !== "sum")) return null;
+    const { linear } = record.sharding;
+    if (linear === "joint") {
+      const same = some.length === inputs.length && partials.every((p) => samePartial(p, first));
+      return same ? first : null;
+    }
+    return linear !== "none" && some.length === 1 && linear.includes(some[0]!) ? first : null;
+  }
+
+  /** Which axes split which factor: the largest operand's wish first, each axis once. */
+  #assign(factors: FactorMap, inputs: readonly number[], taken: readonly string[]): Map<string, readonly string[]> {
+    const assigned = new Map<string, readonly string[]>();
+    const used = new Set(taken.map(axisName));
+    const claim = (factor: string | null, axes: readonly string[]): void => {
+      if (factor === null || axes.length === 0 || assigned.has(factor)) return;
+      if (axes.some((a) => used.has(axisName(a)))) return;
+      const unit = factors.divisible?.[factor];
+      const parts = axes.reduce((n, a) => n * this.#sizes[axisName(a)]!, 1);
+      if (unit !== undefined && (unit % parts !== 0 || axes.some((a) => a.endsWith("*")))) return;
+      assigned.set(factor, axes);
+      for (const a of axes) used.add(axisName(a));
+    };
+    const bytes = (v: number): number => sizeOf(this.type(v).shape) * dtypeSize(this.type(v).dtype);
+    const order = inputs.map((v, i) => ({ v, i })).sort((x, y) => bytes(y.v) - bytes(x.v) || x.i - y.i);
+    for (const { v, i } of order) factors.inputs[i]!.forEach((f, d) => claim(f, this.spec(v).dims[d]!));
+    const known = new Set(factors.inputs.flat());
+    factors.outputs.forEach((names, o) => {
+      const wish = this.wanted[o];
+      if (wish) names.forEach((f, d) => claim(f !== null && !known.has(f) ? f : null, wish.dims[d] ?? []));
+    });
+    return assigned;
+  }
+
+  #step(value: number, key: string, op: string, params: Params, spec: ValueSpec): number {
+    const name = `${value} ${this.phase === "update" ? "update" : ""} ${key}`;
+    const known = this.#made.get(name);
+    if (known !== undefined) return known;
+    const { path } = this;
+    this.path = this.graph.nodes[this.graph.values[value]!.node]!.path;
+    const made = this.append(op, [value], params, [this.type(value)])[0]!;
+    this.path = path;
+    this.graph.values[made]!.spec = spec;
+    this.#made.set(name, made);
+    return made;
+  }
+
+  /** Sums (max, min) a partial value over its partial axes. */
+  #reduced(value: number): number {
+    let v = value;
+    for (const kind of ["sum", "max", "min"] as const) {
+      const { dims, partial } = this.spec(v);
+      const axes = Object.keys(partial).filter((a) => partial[a] === kind);
+      if (axes.length === 0) continue;
+      const rest = Object.fromEntries(Object.entries(partial).filter(([a]) => !axes.includes(a)));
+      v = this.#step(v, `reduce ${kind}`, "all_reduce", { axes, kind }, { dims, partial: rest });
+    }
+    return v;
+  }
+
+  /** Gathers what is split otherwise than wanted (innermost axis first), then takes local parts. */
+  #reshard(value: number, wanted: Dims): number {
+    let v = value;
+    wanted.forEach((axes, d) => {
+      for (;;) {
+        const { dims, partial } = this.spec(v);
+        const have = dims[d]!;
+        if (sameAxes(have, axes.slice(0, have.length))) break;
+        const kept = have.slice(0, -1);
+        const spec = { dims: dims.map((x, i) => (i === d ? kept : x)), partial };
+        v = this.#step(v, `gather ${specText(spec)}`, "all_gather", { dim: d, axes: have.slice(-1) }, spec);
+      }
+    });
+    wanted.forEach((axes, d) => {
+      const { dims, partial } = this.spec(v);
+      const rest = axes.slice(dims[d]!.length);
+      if (rest.length === 0) return;
+      const spec = { dims: dims.map((x, i) => (i === d ? axes : x)), partial };
+      v = this.#step(v, `slice ${specText(spec)}`, "shard_slice", { dim: d, axes: rest }, spec);
+    });
+    return v;
+  }
+}
+
+function samePartial(a: Readonly<Record<string, ReduceKind>>, b: Readonly<Record<string, ReduceKind>>): boolean {
+  const keys = Object.keys(a);
+  return keys.length === Object.keys(b).length && keys.every((k) => a[k] === b[k]);
+}
+
+function outputSpec(
+  factors: FactorMap,
+  output: number,
+  assigned: ReadonlyMap<string, readonly string[]>,
+  kept: Readonly<Record<string, ReduceKind>>,
+): ValueSpec {
+  const names = factors.outputs[output]!;
+  const partial: Record<string, ReduceKind> = { ...kept };
+  for (const [factor, axes] of assigned) {
+    if (names.includes(factor)) continue;
+    const kinds = factors.reduce?.[factor] ?? "sum";
+    const kind = typeof kinds === "string" ? kinds : kinds[output];
+    if (kind) for (const axis of axes) partial[axisName(axis)] = kind;
+  }
+  return { dims: names.map((f) => (f === null ? [] : (assigned.get(f) ?? []))), partial };
+}
