@@ -16,9 +16,13 @@ export interface View {
   readonly strides: readonly number[];
 }
 
-/** A number that differs between devices or microbatches; it becomes a word of the constant table. */
+/**
+ * A number that differs between devices or microbatches; it becomes a word of the constant table ("counts": one per rank).
+ * start: where this device's part of a dim of this size begins, counted from where the part over the `outer` axes begins
+ * (`axes` includes them, first). counts: the sizes of the parts that the ranks of `axes` hold within the part over `outer`.
+ */
 export type TableEntry =
-  | { readonly kind: "start"; readonly size: number; readonly axes: readonly string[] }
+  | { readonly kind: "start"; readonly size: number; readonly axes: readonly string[]; readonly outer?: readonly string[] }
   | { readonly kind: "group"; readonly axes: readonly string[]; readonly stages?: readonly number[] }
   | { readonly kind: "counts"; readonly size: number; readonly axes: readonly string[]; readonly outer: readonly string[] }
   | { readonly kind: "literal"; readonly value: number };

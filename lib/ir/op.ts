@@ -17,6 +17,8 @@ export interface FactorMap {
    * this output does not become partial (it must then not depend on the factor).
    */
   readonly reduce?: Readonly<Record<string, ReduceKind | readonly (ReduceKind | null)[]>>;
+  /** These factors may be split over k ranks only when the number given is a multiple of k (the major dim of a reshape). */
+  readonly divisible?: Readonly<Record<string, number>>;
 }
 
 /**

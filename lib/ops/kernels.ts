@@ -1,64 +1,20 @@
 // The native kernels that op records lower to. `npm run tables` writes native/core/opcodes.h from this list.
 import { defineKernel } from "../ir/kernel.ts";
+import { matmulKernel } from "./contraction.ts";
+import { elementwiseKernel } from "./expression.ts";
+import { randomKernel } from "./leaf.ts";
+import { copyKernel } from "./movement.ts";
+import { reduceKernel, softmaxGradKernel, softmaxKernel } from "./reduction.ts";
+
+export { type ElementOp, elementOps } from "./expression.ts";
 
 export const kernels = [
-  defineKernel({
-    name: "elementwise",
-    doc: `Runs a straight-line expression for every element. All operands have the output's rank and dims; inputs may repeat
-(stride 0). Words after count: count instructions of 5 words [eop, type, a, b, c], then the number of outputs, then one
-value number per output. Values 0..inputs-1 are the inputs; instruction k makes value inputs+k. type: 0 f32, 1 f64, 2 i32,
-the type of the operands a, b, c (for select: of b and c); for cast the type of the result, converted from a's own type.
-bf16 and f16 load as f32, bool as i32 0/1, and stores round to nearest even (f32 to bool: not zero). Comparisons, and, or,
-not and is_finite give i32 0/1. const: a is an index into floats. iota: a is a dim, the value is the index in that dim
-plus table[b] (b = -1: plus nothing). round_to: rounds an f32 to dtype b and back. No contraction to fused multiply-add.
-i32 add, sub and mul wrap around, div truncates, division by zero gives 0. rem has the sign of a (fmod); round is half to even;
-max, min and sign give NaN for NaN; cast to i32 truncates and saturates, NaN gives 0. gelu is the tanh form; gelu_grad and
-silu_grad take a = x, b = dy and give dy times the derivative at x. At most 256 values in all and 64 outputs.`,
-    inputs: ["x*"],
-    outputs: ["y*"],
-    attrs: { count: "int" },
-    rest: "int",
-  }),
-  defineKernel({
-    name: "reduce",
-    doc: `y = x reduced over the dims where y has size 1 and x has not. Same rank. kind: 0 sum, 1 max, 2 min. x is f32, f64, bf16
-or i32; y has x's dtype, or f32 for bf16 x. An empty reduction gives 0, -inf, +inf (i32: lowest, highest). x may have any
-strides, y too.`,
-    inputs: ["x"],
-    outputs: ["y"],
-    attrs: { kind: "int" },
-  }),
-  defineKernel({
-    name: "copy",
-    doc: "y = x. Same rank, dims and dtype; any strides on both sides (y without repeats).",
-    inputs: ["x"],
-    outputs: ["y"],
-    attrs: {},
-  }),
-  defineKernel({
-    name: "matmul",
-    doc: `d[b,m,n] = act(alpha * sum_k a[b,m,k] * b[b,k,n] + bias[n]) + residual[b,m,n] (+ d when flags has 1). Rank 3 each, bias
-rank 1; a and b have unit stride in one of their two last dims (any other strides, batch stride 0 allowed), d and residual
-unit stride in n. k = 0 gives zero products. flags: 1 accumulate into d, 2 bias is given, 4 residual is given, 8 act is
-gelu (tanh form), 16 act is silu. dtypes: all f32, all f64, or a and b bf16 with d, bias and residual each bf16 or f32.`,
-    inputs: ["a", "b", "bias?", "residual?"],
-    outputs: ["d"],
-    attrs: { flags: "int", alpha: "float" },
-  }),
-  defineKernel({
-    name: "softmax",
-    doc: "y[r,n] = softmax of each row. Unit stride in n, any row stride. f32, f64, bf16.",
-    inputs: ["x"],
-    outputs: ["y"],
-    attrs: {},
-  }),
-  defineKernel({
-    name: "softmax_grad",
-    doc: "dx[r,n] = y * (dy - sum_n(y * dy)). Unit stride in n.",
-    inputs: ["y", "dy"],
-    outputs: ["dx"],
-    attrs: {},
-  }),
+  elementwiseKernel,
+  reduceKernel,
+  copyKernel,
+  matmulKernel,
+  softmaxKernel,
+  softmaxGradKernel,
   defineKernel({
     name: "layer_norm",
     doc: `y[r,n] = (x - mean) * rstd * w[n] + b[n]; mean[r], rstd[r] = 1/sqrt(var + eps). Unit stride in n. Statistics are f32 (f64
@@ -155,20 +111,7 @@ attention's.`,
     outputs: ["dq", "dk", "dv"],
     attrs: { flags: "int", scale: "float" },
   }),
-  defineKernel({
-    name: "random",
-    doc: `Counter-based random numbers, Philox4x32-10. key i32 [3] = seed low, seed high, step. Words after kind, site, has_rows: for
-each dim of y, two words: start (index into table, -1 for 0) and the global size of that dim. The global linear index of an
-element is row-major over global sizes with index start + local index; when has_rows is 1, rows i32 [dims[0]] gives the
-index in dim 0 instead. counter = [lo(q), hi(q), site, step], q = index / 4, key = [seed low, seed high]; lane = index % 4.
-kind 0: bits (i32). 1: uniform f32 (bits >> 8) * 2^-24, in [0, 1). 2: normal, Box-Muller on the lane pairs (0,1) and (2,3),
-r = sqrt(-2 log(1 - u1)), (r cos 2 pi u2, r sin 2 pi u2), in f32 by own polynomials (no contraction: same bits on every
-path). f64 and bf16 y take the f32 number, converted.`,
-    inputs: ["key", "rows?"],
-    outputs: ["y"],
-    attrs: { kind: "int", site: "int", has_rows: "int" },
-    rest: "int",
-  }),
+  randomKernel,
   defineKernel({
     name: "square_sum",
     doc: "y[1] = sum of x^2 in a fixed order, accumulated in blocks. x contiguous f32, f64 or bf16; y f32 (f64 for f64).",
@@ -236,51 +179,3 @@ along join_dim (sizes table[join_counts...]). Contiguous. split_dim may equal jo
 
 /** Name of a native kernel. */
 export type KernelName = (typeof kernels)[number]["name"];
-
-/** Scalar operations of the elementwise kernel: code, number of operands. */
-export const elementOps = {
-  const: { code: 0, arity: 0 },
-  iota: { code: 1, arity: 0 },
-  cast: { code: 2, arity: 1 },
-  round_to: { code: 3, arity: 1 },
-  neg: { code: 4, arity: 1 },
-  abs: { code: 5, arity: 1 },
-  sign: { code: 6, arity: 1 },
-  floor: { code: 7, arity: 1 },
-  ceil: { code: 8, arity: 1 },
-  round: { code: 9, arity: 1 },
-  exp: { code: 10, arity: 1 },
-  log: { code: 11, arity: 1 },
-  sqrt: { code: 12, arity: 1 },
-  rsqrt: { code: 13, arity: 1 },
-  reciprocal: { code: 14, arity: 1 },
-  sin: { code: 15, arity: 1 },
-  cos: { code: 16, arity: 1 },
-  tanh: { code: 17, arity: 1 },
-  erf: { code: 18, arity: 1 },
-  sigmoid: { code: 19, arity: 1 },
-  gelu: { code: 20, arity: 1 },
-  gelu_grad: { code: 21, arity: 2 },
-  silu: { code: 22, arity: 1 },
-  silu_grad: { code: 23, arity: 2 },
-  not: { code: 24, arity: 1 },
-  is_finite: { code: 25, arity: 1 },
-  add: { code: 26, arity: 2 },
-  sub: { code: 27, arity: 2 },
-  mul: { code: 28, arity: 2 },
-  div: { code: 29, arity: 2 },
-  rem: { code: 30, arity: 2 },
-  max: { code: 31, arity: 2 },
-  min: { code: 32, arity: 2 },
-  pow: { code: 33, arity: 2 },
-  eq: { code: 34, arity: 2 },
-  ne: { code: 35, arity: 2 },
-  lt: { code: 36, arity: 2 },
-  le: { code: 37, arity: 2 },
-  and: { code: 38, arity: 2 },
-  or: { code: 39, arity: 2 },
-  select: { code: 40, arity: 3 },
-} as const;
-
-/** Name of a scalar operation of the elementwise kernel. */
-export type ElementOp = keyof typeof elementOps;
