@@ -224,8 +224,8 @@ function expressionDTypes(inputs: readonly TensorType[], expression: readonly El
     const types = operands.map((i) => ({ dtype: values[i]!, shape: [] }));
     if (types.some((type) => type.dtype === undefined)) throw new ShapeError(`fused: ${op} reads a value not made yet`);
     const own = op === "constant" || op === "iota" ? dtype : op === "cast" ? (attrs.dtype ?? dtype) : null;
-    const found = own ?? lookup[op]?.infer(types, {})[0]!.dtype;
-    if (found !== dtype) throw new DTypeError(`fused: ${op} gives ${String(found ?? "nothing")}, not ${dtype}`);
+    const found = own ?? lookup[op]?.infer(types, {})[0]?.dtype ?? "nothing";
+    if (found !== dtype) throw new DTypeError(`fused: ${op} gives ${String(found)}, not ${dtype}`);
     values.push(dtype);
   }
   return values;

@@ -15,7 +15,9 @@ the type of the operands a, b, c (for select: of b and c); for cast the type of 
 bf16 and f16 load as f32, bool as i32 0/1, and stores round to nearest even (f32 to bool: not zero). Comparisons, and, or,
 not and is_finite give i32 0/1. const: a is an index into floats. iota: a is a dim, the value is the index in that dim
 plus table[b] (b = -1: plus nothing). round_to: rounds an f32 to dtype b and back. No contraction to fused multiply-add.
-i32 add, sub and mul wrap around, div truncates, division by zero gives 0.`,
+i32 add, sub and mul wrap around, div truncates, division by zero gives 0. rem has the sign of a (fmod); round is half to even;
+max, min and sign give NaN for NaN; cast to i32 truncates and saturates, NaN gives 0. gelu is the tanh form; gelu_grad and
+silu_grad take a = x, b = dy and give dy times the derivative at x. At most 256 values in all and 64 outputs.`,
   inputs: ["x*"],
   outputs: ["y*"],
   attrs: { count: "int" },
