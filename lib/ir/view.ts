@@ -105,10 +105,3 @@ export function reshapeView(view: View, shape: Shape): View | null {
   }
   return { ...view, dims: [...shape], strides };
 }
-
-/** True when the elements lie in row-major order without gaps. */
-export function isContiguous(view: View): boolean {
-  if (sizeOf(view.dims) === 0) return true;
-  const strides = rowMajorStrides(view.dims);
-  return view.dims.every((n, d) => n === 1 || view.strides[d] === strides[d]);
-}
