@@ -1,23 +1,255 @@
-// The Node-API addon: its entry point and the functions it exports.
+// The Node-API addon: its entry point, the state of an environment, and the functions it exports.
 #include <napi.h>
 
+#include <cstring>
+
+#include "addon/args.h"
+#include "addon/promises.h"
+#include "addon/stats.h"
+#include "backend/cpu/isa.h"
 #include "core/opcodes.h"
+#include "runtime/engine.h"
 #include "runtime/machine.h"
 
 namespace meshwork {
 namespace {
 
-Napi::Value info(const Napi::CallbackInfo& call) {
-  Napi::Env env = call.Env();
-  Napi::Object result = Napi::Object::New(env);
-  result["opTableHash"] = Napi::Number::New(env, kOpTableHash);
-  result["isa"] = Napi::String::New(env, machineIsa());
-  result["cores"] = Napi::Number::New(env, machineCores());
+constexpr int64_t kLargest = int64_t{1} << 53;
+
+// All a JavaScript environment (the main thread or a worker) has open.
+struct State {
+  explicit State(Napi::Env env) : promises(env) {}
+  Promises promises;
+  Handles<Engine> engines;
+
+  // Threads are joined here, before the environment goes; finalizers may never come.
+  static void cleanUp(void* data) {
+    auto* state = static_cast<State*>(data);
+    state->engines.clear();
+    state->promises.close();
+  }
+};
+
+State& stateOf(const Args& args) { return *args.env().GetInstanceData<State>(); }
+
+Engine& engineOf(const Args& args) {
+  const int32_t handle = args.handle(0, "engine");
+  const std::shared_ptr<Engine> engine = stateOf(args).engines.find(handle);
+  if (engine == nullptr) {
+    throw toError(args.env(), Status(Code::invalidArgument, "engine " + std::to_string(handle) + " is closed or unknown"));
+  }
+  return *engine;
+}
+
+Napi::Value number(const Args& args, double value) { return Napi::Number::New(args.env(), value); }
+
+std::vector<std::span<const int32_t>> spans(const std::vector<std::vector<int32_t>>& lists) {
+  return std::vector<std::span<const int32_t>>(lists.begin(), lists.end());
+}
+
+Bytes copyOf(const ViewBytes& view) {
+  Bytes bytes{std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(view.size)), view.size};
+  if (view.size > 0) std::memcpy(bytes.data.get(), view.data, static_cast<size_t>(view.size));
+  return bytes;
+}
+
+// start(completion) begins the work of a new promise.
+template <class Start>
+Napi::Value promise(const Args& args, const Start& start) {
+  Promises& promises = stateOf(args).promises;
+  Promises::Pending pending = promises.create(args.env());
+  Status status;
+  try {
+    status = start(std::move(pending.completion));
+  } catch (const std::bad_alloc&) {
+    status = Status(Code::outOfMemory, "out of host memory");
+  }
+  if (!status.ok()) {
+    promises.drop(pending.id);
+    throw toError(args.env(), status);
+  }
+  return pending.promise;
+}
+
+Napi::Value info(const Args& args) {
+  Napi::Object result = Napi::Object::New(args.env());
+  result["opTableHash"] = number(args, kOpTableHash);
+  result["isa"] = Napi::String::New(args.env(), machineIsa());
+  result["kernels"] = Napi::String::New(args.env(), isaName(activeIsa()));
+  result["cores"] = number(args, machineCores());
   return result;
 }
 
+// engineOpen(backend, devices, threads, unbuffered, timeoutMs): handle
+Napi::Value engineOpen(const Args& args) {
+  EngineOptions options;
+  options.backend = args.string(0, "backend");
+  options.devices = static_cast<int>(args.integer(1, "devices", 1, 1024));
+  options.threads = static_cast<int>(args.integer(2, "threads", 0, 1024));
+  options.unbuffered = args.boolean(3, "unbuffered");
+  options.timeoutMs = args.integer(4, "timeoutMs", 0, INT32_MAX);
+  std::unique_ptr<Engine> engine;
+  throwUnless(args.env(), Engine::open(options, &engine));
+  return number(args, stateOf(args).engines.add(std::move(engine)));
+}
+
+Napi::Value engineClose(const Args& args) {
+  engineOf(args);
+  stateOf(args).engines.remove(args.handle(0, "engine"));
+  return args.env().Undefined();
+}
+
+// bufferAlloc(engine, device, bytes): handle
+Napi::Value bufferAlloc(const Args& args) {
+  Engine& engine = engineOf(args);
+  const auto device = static_cast<int>(args.integer(1, "device", 0, engine.devices() - 1));
+  int32_t handle = 0;
+  throwUnless(args.env(), engine.allocate(device, args.bytes(2, "bytes"), &handle));
+  return number(args, handle);
+}
+
+Napi::Value bufferFree(const Args& args) {
+  throwUnless(args.env(), engineOf(args).freeBuffer(args.handle(1, "buffer")));
+  return args.env().Undefined();
+}
+
+// bufferWrite(engine, buffer, byteOffset, view)
+Napi::Value bufferWrite(const Args& args) {
+  Engine& engine = engineOf(args);
+  const int32_t buffer = args.handle(1, "buffer");
+  const int64_t offset = args.bytes(2, "byteOffset");
+  const ViewBytes view = args.view(3, "source");
+  throwUnless(args.env(), engine.write(buffer, offset, view.data, view.size));
+  return args.env().Undefined();
+}
+
+// bufferRead(engine, buffer, byteOffset, view)
+Napi::Value bufferRead(const Args& args) {
+  Engine& engine = engineOf(args);
+  const int32_t buffer = args.handle(1, "buffer");
+  const int64_t offset = args.bytes(2, "byteOffset");
+  const ViewBytes view = args.view(3, "target");
+  throwUnless(args.env(), engine.read(buffer, offset, view.data, view.size));
+  return args.env().Undefined();
+}
+
+// bufferWriteQueued(engine, buffer, byteOffset, view): Promise of an empty Uint8Array
+Napi::Value bufferWriteQueued(const Args& args) {
+  Engine& engine = engineOf(args);
+  const int32_t buffer = args.handle(1, "buffer");
+  const int64_t offset = args.bytes(2, "byteOffset");
+  const ViewBytes view = args.view(3, "source");
+  return promise(args, [&](Engine::Completion done) {
+    return engine.queueWrite(buffer, offset, copyOf(view), std::move(done));
+  });
+}
+
+// bufferReadQueued(engine, buffer, byteOffset, bytes): Promise<Uint8Array>
+Napi::Value bufferReadQueued(const Args& args) {
+  Engine& engine = engineOf(args);
+  const int32_t buffer = args.handle(1, "buffer");
+  const int64_t offset = args.bytes(2, "byteOffset");
+  const int64_t bytes = args.bytes(3, "bytes");
+  return promise(args,
+                 [&](Engine::Completion done) { return engine.queueRead(buffer, offset, bytes, std::move(done)); });
+}
+
+// executableLoad(engine, programs, buffers, inputBytes, outputBytes): handle
+Napi::Value executableLoad(const Args& args) {
+  const auto programs = args.int32Arrays(1, "programs");
+  const auto buffers = args.int32Arrays(2, "buffers");
+  const int64_t inputBytes = args.bytes(3, "inputBytes"), outputBytes = args.bytes(4, "outputBytes");
+  Engine& engine = engineOf(args);
+  int32_t handle = 0;
+  throwUnless(args.env(), engine.load(spans(programs), spans(buffers), inputBytes, outputBytes, &handle));
+  return number(args, handle);
+}
+
+// executableBind(engine, executable, buffers)
+Napi::Value executableBind(const Args& args) {
+  const int32_t executable = args.handle(1, "executable");
+  const auto buffers = args.int32Arrays(2, "buffers");
+  throwUnless(args.env(), engineOf(args).bind(executable, spans(buffers)));
+  return args.env().Undefined();
+}
+
+Napi::Value executableFree(const Args& args) {
+  throwUnless(args.env(), engineOf(args).freeExecutable(args.handle(1, "executable")));
+  return args.env().Undefined();
+}
+
+// run(engine, executable, inputs): Promise<Uint8Array>
+Napi::Value run(const Args& args) {
+  const int32_t executable = args.handle(1, "executable");
+  const ViewBytes view = args.view(2, "inputs");
+  Engine& engine = engineOf(args);
+  return promise(args,
+                 [&](Engine::Completion done) { return engine.run(executable, copyOf(view), std::move(done)); });
+}
+
+// abort(engine, reason)
+Napi::Value abortRuns(const Args& args) {
+  Engine& engine = engineOf(args);
+  engine.abort(args.string(1, "reason"));
+  return args.env().Undefined();
+}
+
+Napi::Value busy(const Args& args) { return Napi::Boolean::New(args.env(), engineOf(args).busy()); }
+
+// setProfiling(engine, on)
+Napi::Value setProfiling(const Args& args) {
+  Engine& engine = engineOf(args);
+  engine.setProfiling(args.boolean(1, "on"));
+  return args.env().Undefined();
+}
+
+Napi::Value stats(const Args& args) {
+  const Engine& engine = engineOf(args);
+  return statsObject(args.env(), engine.backend(), engine.stats());
+}
+
+// Keeps C++ exceptions on this side.
+template <Napi::Value (*function)(const Args&)>
+Napi::Value guarded(const Napi::CallbackInfo& call) {
+  const auto fail = [&](Code code, const char* message) { return toError(call.Env(), Status(code, message)); };
+  try {
+    return function(Args(call));
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw fail(Code::outOfMemory, "out of host memory");
+  } catch (const std::exception& error) {
+    throw fail(Code::internal, error.what());
+  }
+}
+
+template <Napi::Value (*function)(const Args&)>
+void add(Napi::Object& exports, const char* name) {
+  exports[name] = Napi::Function::New<guarded<function>>(exports.Env(), name);
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
-  exports["info"] = Napi::Function::New(env, info, "info");
+  auto state = std::make_unique<State>(env);
+  // Added after the thread-safe function was made, so that it runs before that is torn down.
+  napi_add_env_cleanup_hook(env, State::cleanUp, state.get());
+  env.SetInstanceData(state.release());
+  add<info>(exports, "info");
+  add<engineOpen>(exports, "engineOpen");
+  add<engineClose>(exports, "engineClose");
+  add<bufferAlloc>(exports, "bufferAlloc");
+  add<bufferFree>(exports, "bufferFree");
+  add<bufferWrite>(exports, "bufferWrite");
+  add<bufferRead>(exports, "bufferRead");
+  add<bufferWriteQueued>(exports, "bufferWriteQueued");
+  add<bufferReadQueued>(exports, "bufferReadQueued");
+  add<executableLoad>(exports, "executableLoad");
+  add<executableBind>(exports, "executableBind");
+  add<executableFree>(exports, "executableFree");
+  add<run>(exports, "run");
+  add<abortRuns>(exports, "abort");
+  add<busy>(exports, "busy");
+  add<setProfiling>(exports, "setProfiling");
+  add<stats>(exports, "stats");
   return exports;
 }
 

@@ -1,0 +1,299 @@
+// The native addon, typed: the only file that loads it. Every function throws, or rejects with, meshwork's own errors.
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import {
+  AbortedError,
+  CheckpointError,
+  CollectiveTimeoutError,
+  DeviceError,
+  FileError,
+  type MeshworkError,
+  ProgramError,
+} from "../core/errors.ts";
+import { opTableHash } from "../ops/hash.ts";
+
+/** Handles are small positive integers; those of closed or freed things are refused. */
+export type EngineHandle = number;
+export type BufferHandle = number;
+export type ExecutableHandle = number;
+
+/** What machine and what build this is. */
+export interface AddonInfo {
+  readonly opTableHash: number;
+  /** Instruction sets of the processor, e.g. `avx512 bf16`. */
+  readonly isa: string;
+  /** The set the kernels use: `avx512`, `avx2` or `portable`. */
+  readonly kernels: string;
+  /** Cores this process may use. */
+  readonly cores: number;
+}
+
+/** How an engine is opened. */
+export interface EngineOptions {
+  /** `null` holds programs to the CPU's kernels but computes nothing: layouts of any size can be loaded and counted. */
+  readonly backend: "cpu" | "null";
+  readonly devices: number;
+  /** Threads of each device; 0: the cores are shared out, at least one each. */
+  readonly threads?: number;
+  /** A transfer ends only when its sends were received: for tests of schedules. */
+  readonly unbuffered?: boolean;
+  /** A rank that waits while nothing at all moves for this long fails the run; 0: never. Default 60000. */
+  readonly timeoutMs?: number;
+}
+
+/** Collectives or sends of one kind that a device took part in. */
+export interface Traffic {
+  /** A collective's name, or `send`. */
+  readonly op: string;
+  readonly groupSize: number;
+  readonly calls: number;
+  /** Bytes of the whole tensors: the larger of x and y of each call. */
+  readonly bytes: number;
+}
+
+/** What a device has done since its engine was opened. */
+export interface DeviceCounters {
+  readonly runs: number;
+  /** By op name. */
+  readonly instructions: Readonly<Record<string, number>>;
+  readonly traffic: readonly Traffic[];
+}
+
+/** One instruction, or a wait, of the last run. Times are seconds since the run began. */
+export interface ProfileEvent {
+  readonly device: number;
+  readonly op: string;
+  readonly label: string;
+  readonly begin: number;
+  readonly end: number;
+}
+
+/** The state after the last finished run. */
+export interface EngineStats {
+  readonly backend: string;
+  /** Threads of each device. */
+  readonly threads: number;
+  readonly runs: number;
+  /** Wall time of the last run. */
+  readonly lastSeconds: number;
+  /** Of each device. */
+  readonly arenaBytes: readonly number[];
+  readonly bufferBytes: readonly number[];
+  readonly devices: readonly DeviceCounters[];
+  /** Empty unless profiling. */
+  readonly profile: readonly ProfileEvent[];
+}
+
+/** A view over an ordinary ArrayBuffer; shared, resizable and detached ones are refused. */
+export type HostView = NodeJS.ArrayBufferView;
+
+interface Native {
+  info(): AddonInfo;
+  engineOpen(backend: string, devices: number, threads: number, unbuffered: boolean, timeoutMs: number): EngineHandle;
+  engineClose(engine: EngineHandle): void;
+  bufferAlloc(engine: EngineHandle, device: number, bytes: number): BufferHandle;
+  bufferFree(engine: EngineHandle, buffer: BufferHandle): void;
+  bufferWrite(engine: EngineHandle, buffer: BufferHandle, byteOffset: number, source: HostView): void;
+  bufferRead(engine: EngineHandle, buffer: BufferHandle, byteOffset: number, target: HostView): void;
+  bufferWriteQueued(
+    engine: EngineHandle,
+    buffer: BufferHandle,
+    byteOffset: number,
+    source: HostView,
+  ): Promise<Uint8Array>;
+  bufferReadQueued(engine: EngineHandle, buffer: BufferHandle, byteOffset: number, bytes: number): Promise<Uint8Array>;
+  executableLoad(
+    engine: EngineHandle,
+    programs: readonly Int32Array[],
+    buffers: readonly Int32Array[],
+    inputBytes: number,
+    outputBytes: number,
+  ): ExecutableHandle;
+  executableBind(engine: EngineHandle, executable: ExecutableHandle, buffers: readonly Int32Array[]): void;
+  executableFree(engine: EngineHandle, executable: ExecutableHandle): void;
+  run(engine: EngineHandle, executable: ExecutableHandle, inputs: HostView): Promise<Uint8Array>;
+  abort(engine: EngineHandle, reason: string): void;
+  busy(engine: EngineHandle): boolean;
+  setProfiling(engine: EngineHandle, on: boolean): void;
+  stats(engine: EngineHandle): EngineStats;
+}
+
+const root = new URL("../../", import.meta.url);
+const places = ["build-native/meshwork.node", "build/Release/meshwork.node"];
+
+let loaded: Native | undefined;
+
+function native(): Native {
+  loaded ??= load();
+  return loaded;
+}
+
+function load(): Native {
+  const require = createRequire(import.meta.url);
+  const failures: string[] = [];
+  for (const place of places) {
+    const path = fileURLToPath(new URL(place, root));
+    try {
+      const addon: Native = require(path);
+      if (addon.info().opTableHash === opTableHash) return addon;
+      failures.push(`${path}: built for another version of meshwork`);
+    } catch (error) {
+      failures.push(`${path}: ${error instanceof Error ? error.message.split("\n", 1)[0] : String(error)}`);
+    }
+  }
+  throw new DeviceError("the native addon is not there: build it with `node scripts/build-native.mjs`", {
+    details: { tried: failures },
+  });
+}
+
+/** meshwork's error for one that native code threw; others (such as out of stack) as they are. */
+function typed(error: unknown): unknown {
+  if (!(error instanceof Error) || !("code" in error) || typeof error.code !== "string") return error;
+  const make = classes.get(error.code);
+  return make === undefined ? error : make(error.message, error.code, error);
+}
+
+type MakeError = (message: string, code: string, cause: Error) => MeshworkError;
+
+const device: MakeError = (message, code, cause) => new DeviceError(message, { cause, details: { reason: code } });
+const classes: ReadonlyMap<string, MakeError> = new Map<string, MakeError>([
+  ["invalidProgram", (message) => new ProgramError(message)],
+  ["unsupported", (message) => new ProgramError(message)],
+  ["invalidArgument", device],
+  ["outOfMemory", device],
+  ["internal", device],
+  ["aborted", (message) => new AbortedError(message)],
+  ["timeout", (message) => new CollectiveTimeoutError(message)],
+  ["io", (message) => new FileError(message)],
+  ["invalidFile", (message) => new CheckpointError(message)],
+]);
+
+function call<T>(body: (addon: Native) => T): T {
+  const addon = native();
+  try {
+    return body(addon);
+  } catch (error) {
+    throw typed(error);
+  }
+}
+
+async function settle<T>(body: (addon: Native) => Promise<T>): Promise<T> {
+  const addon = native();
+  try {
+    return await body(addon);
+  } catch (error) {
+    throw typed(error);
+  }
+}
+
+/** The machine and the build. */
+export function info(): AddonInfo {
+  return call((a) => a.info());
+}
+
+/** Starts the devices. */
+export function engineOpen(options: EngineOptions): EngineHandle {
+  const { backend, devices, threads = 0, unbuffered = false, timeoutMs = 60000 } = options;
+  return call((a) => a.engineOpen(backend, devices, threads, unbuffered, timeoutMs));
+}
+
+/** Aborts what runs (its promises reject with AbortedError), joins the devices' threads and frees everything. */
+export function engineClose(engine: EngineHandle): void {
+  call((a) => a.engineClose(engine));
+}
+
+/** Zeroed memory of a device, 64-byte aligned. */
+export function bufferAlloc(engine: EngineHandle, device: number, bytes: number): BufferHandle {
+  return call((a) => a.bufferAlloc(engine, device, bytes));
+}
+
+/** The handle is gone at once; the memory goes when no queued run uses it. An executable bound to it must be rebound. */
+export function bufferFree(engine: EngineHandle, buffer: BufferHandle): void {
+  call((a) => a.bufferFree(engine, buffer));
+}
+
+/** Copies now; throws while a run is on or queued (use bufferWriteQueued then). */
+export function bufferWrite(engine: EngineHandle, buffer: BufferHandle, byteOffset: number, source: HostView): void {
+  call((a) => a.bufferWrite(engine, buffer, byteOffset, source));
+}
+
+/** Fills `target` now; throws while a run is on or queued (use bufferReadQueued then). */
+export function bufferRead(engine: EngineHandle, buffer: BufferHandle, byteOffset: number, target: HostView): void {
+  call((a) => a.bufferRead(engine, buffer, byteOffset, target));
+}
+
+/** Copies `source` at the call; the buffer is written in turn with the runs, on a device's thread. */
+export async function bufferWriteQueued(
+  engine: EngineHandle,
+  buffer: BufferHandle,
+  byteOffset: number,
+  source: HostView,
+): Promise<void> {
+  await settle((a) => a.bufferWriteQueued(engine, buffer, byteOffset, source));
+}
+
+/** The buffer's bytes as they are after all runs queued before. */
+export function bufferReadQueued(
+  engine: EngineHandle,
+  buffer: BufferHandle,
+  byteOffset: number,
+  bytes: number,
+): Promise<Uint8Array> {
+  return settle((a) => a.bufferReadQueued(engine, buffer, byteOffset, bytes));
+}
+
+/**
+ * Decodes, checks and keeps one program per device, bound to one list of buffer handles per device, and grows the
+ * devices' arenas. Throws ProgramError for a program that is not safe to run, DeviceError for a binding that does not fit.
+ */
+export function executableLoad(
+  engine: EngineHandle,
+  programs: readonly Int32Array[],
+  buffers: readonly Int32Array[],
+  inputBytes: number,
+  outputBytes: number,
+): ExecutableHandle {
+  return call((a) => a.executableLoad(engine, programs, buffers, inputBytes, outputBytes));
+}
+
+/** Binds other buffers, from the next run() on; runs already queued keep theirs. */
+export function executableBind(
+  engine: EngineHandle,
+  executable: ExecutableHandle,
+  buffers: readonly Int32Array[],
+): void {
+  call((a) => a.executableBind(engine, executable, buffers));
+}
+
+/** Queued runs of it still run. */
+export function executableFree(engine: EngineHandle, executable: ExecutableHandle): void {
+  call((a) => a.executableFree(engine, executable));
+}
+
+/**
+ * Queues a run; `inputs` (exactly the executable's input bytes) are copied at the call. Resolves with the output bytes.
+ * When a run fails, those queued behind it are aborted too; the engine is then ready for more.
+ */
+export function run(engine: EngineHandle, executable: ExecutableHandle, inputs: HostView): Promise<Uint8Array> {
+  return settle((a) => a.run(engine, executable, inputs));
+}
+
+/** Aborts the run that is on and those queued: they reject with AbortedError. Nothing when idle. */
+export function abort(engine: EngineHandle, reason: string): void {
+  call((a) => a.abort(engine, reason));
+}
+
+/** Whether a run or a queued copy has not finished. */
+export function busy(engine: EngineHandle): boolean {
+  return call((a) => a.busy(engine));
+}
+
+/** Whether runs queued from now on record a profile. */
+export function setProfiling(engine: EngineHandle, on: boolean): void {
+  call((a) => a.setProfiling(engine, on));
+}
+
+/** Counters and times. */
+export function stats(engine: EngineHandle): EngineStats {
+  return call((a) => a.stats(engine));
+}

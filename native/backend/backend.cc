@@ -1,0 +1,59 @@
+// The backends there are: the CPU, and one that only records.
+#include "backend/backend.h"
+
+#include <cstring>
+
+#include "backend/cpu/registry.h"
+#include "backend/memory.h"
+
+namespace meshwork {
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  const char* name() const override { return "cpu"; }
+  bool computes() const override { return true; }
+  Status allocate(int, int64_t bytes, std::byte** data) override {
+    *data = bytes == 0 ? nullptr : allocateHost(bytes);
+    if (bytes != 0 && *data == nullptr) {
+      return Status(Code::outOfMemory, "cannot allocate " + std::to_string(bytes) + " bytes of host memory");
+    }
+    return Status();
+  }
+  void free(int, std::byte* data, int64_t bytes) override { freeHost(data, bytes); }
+  void copyIn(int, std::byte* to, const std::byte* from, int64_t bytes) override { copy(to, from, bytes); }
+  void copyOut(int, std::byte* to, const std::byte* from, int64_t bytes) override { copy(to, from, bytes); }
+  const Kernel* findKernel(Op op) const override { return findCpuKernel(op); }
+
+ private:
+  static void copy(std::byte* to, const std::byte* from, int64_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+  }
+};
+
+// Holds programs to the CPU's kernels, then runs nothing: layouts of many devices can be loaded and counted anywhere.
+class NullBackend final : public Backend {
+ public:
+  const char* name() const override { return "null"; }
+  bool computes() const override { return false; }
+  Status allocate(int, int64_t, std::byte** data) override {
+    *data = nullptr;
+    return Status();
+  }
+  void free(int, std::byte*, int64_t) override {}
+  void copyIn(int, std::byte*, const std::byte*, int64_t) override {}
+  void copyOut(int, std::byte* to, const std::byte*, int64_t bytes) override {
+    if (bytes > 0) std::memset(to, 0, static_cast<size_t>(bytes));
+  }
+  const Kernel* findKernel(Op op) const override { return findCpuKernel(op); }
+};
+
+}  // namespace
+
+std::shared_ptr<Backend> openBackend(std::string_view name) {
+  if (name == "cpu") return std::make_shared<CpuBackend>();
+  if (name == "null") return std::make_shared<NullBackend>();
+  return nullptr;
+}
+
+}  // namespace meshwork

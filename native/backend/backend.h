@@ -1,0 +1,36 @@
+// The seam between the runtime and a kind of device: memory, copies and kernels.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "backend/kernel.h"
+#include "core/status.h"
+
+namespace meshwork {
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const char* name() const = 0;
+
+  // False for a backend that only records: memory is null, kernels and collectives move no data.
+  virtual bool computes() const = 0;
+
+  // Memory of a device, zeroed, 64-byte aligned. `bytes` may be 0, which gives null.
+  virtual Status allocate(int device, int64_t bytes, std::byte** data) = 0;
+  virtual void free(int device, std::byte* data, int64_t bytes) = 0;
+
+  // Copies between the host and a device's memory; return when done.
+  virtual void copyIn(int device, std::byte* to, const std::byte* from, int64_t bytes) = 0;
+  virtual void copyOut(int device, std::byte* to, const std::byte* from, int64_t bytes) = 0;
+
+  // Null when there is none; the kernel's check() decides about dtypes and layouts.
+  virtual const Kernel* findKernel(Op op) const = 0;
+};
+
+// Null for an unknown name.
+std::shared_ptr<Backend> openBackend(std::string_view name);
+
+}  // namespace meshwork

@@ -1,0 +1,89 @@
+// The seam of collectives: what a group of ranks does together. Each rank calls from its own thread.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/opcodes.h"
+#include "core/status.h"
+#include "core/view.h"
+
+namespace meshwork {
+
+class Pool;
+
+enum class Reduction : int32_t { sum = 0, max = 1, min = 2 };
+
+// One rank's part in all_reduce, all_gather, reduce_scatter, all_to_all or broadcast. Views are contiguous; what they and
+// the counts must be is in opcodes.h and has been checked for this rank. Everything lives until the call returns.
+struct Collective {
+  Op op = Op::all_reduce;
+  const char* label = "";
+  const std::byte* in = nullptr;
+  std::byte* out = nullptr;
+  const View* x = nullptr;
+  const View* y = nullptr;
+  Reduction reduction = Reduction::sum;      // all_reduce, reduce_scatter
+  int dim = 0;                               // all_gather, reduce_scatter; all_to_all: the split dim
+  int joinDim = 0;                           // all_to_all
+  const int32_t* counts = nullptr;           // one per rank: all_gather, reduce_scatter; all_to_all: split counts
+  const int32_t* joinCounts = nullptr;       // all_to_all
+  int root = 0;                              // broadcast: index in the group
+};
+
+struct Message {
+  const char* label = "";
+  int peer = 0;
+  int32_t tag = 0;
+  std::byte* data = nullptr;
+  int64_t bytes = 0;
+};
+
+struct CommunicatorOptions {
+  int ranks = 1;
+  bool moveData = true;   // false: ranks meet and are checked, nothing is copied
+  bool spin = false;      // ranks poll for some microseconds before they sleep: only with a core for each
+  int64_t timeoutMs = 0;  // no rank making any progress for this long while one waits is a timeout; 0: never
+};
+
+// A group of ranks; the communicator owns it.
+struct CommunicatorGroup {
+  virtual ~CommunicatorGroup() = default;
+};
+
+// Functions that wait return ok, or: timeout (this rank noticed that nothing moves any more), aborted (another rank
+// failed or abort() was called), invalidProgram (the ranks' calls do not fit together). Any failure aborts all ranks,
+// until reset().
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  // The group of these (ascending) ranks: the same for the same ranks. Any thread.
+  virtual CommunicatorGroup* group(const std::vector<int32_t>& ranks) = 0;
+
+  virtual Status run(int rank, CommunicatorGroup& group, const Collective& call, Pool& pool) = 0;
+
+  // Messages match by (sender, receiver, tag) in posting order. The data of a posted message is read until received
+  // says so. `number` counts this rank's posts since reset(), from 0.
+  virtual void post(int rank, const Message& message) = 0;
+  virtual Status receive(int rank, const Message& message, Pool& pool) = 0;
+  virtual Status waitReceived(int rank, int number, const char* label) = 0;
+
+  // Says what the rank does now, for the message of a timeout; counts as progress. `label` must outlive the run.
+  virtual void progress(int rank, const char* label) = 0;
+
+  // The first failure wins and wakes everybody. Any thread.
+  virtual void fail(const Status& status) = 0;
+  virtual bool failed() const = 0;
+  // The first failure, or ok.
+  virtual Status failure() const = 0;
+  // Ready for the next run. Only when no rank is at work. Returns invalidProgram when messages were left unreceived.
+  virtual Status reset() = 0;
+};
+
+// Ranks are threads of this process.
+std::unique_ptr<Communicator> openInProcess(const CommunicatorOptions& options);
+
+}  // namespace meshwork

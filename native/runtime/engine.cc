@@ -1,0 +1,442 @@
+// Device threads, the queue of runs, and the tables of buffers and executables.
+#include "runtime/engine.h"
+
+#include <algorithm>
+#include <new>
+
+#include "runtime/machine.h"
+
+namespace meshwork {
+namespace {
+
+constexpr int kMaxDevices = 1024;
+constexpr int kMaxThreads = 1024;
+
+Status argument(std::string message) { return Status(Code::invalidArgument, std::move(message)); }
+Status stale(const char* what, int32_t handle) {
+  return argument(std::string(what) + " " + std::to_string(handle) + " does not exist (any more)");
+}
+
+}  // namespace
+
+struct Engine::Buffer {
+  Buffer(std::shared_ptr<Backend> owner, int on, int64_t size) : backend(std::move(owner)), device(on), bytes(size) {}
+  ~Buffer() { backend->free(device, data, bytes); }
+  const std::shared_ptr<Backend> backend;
+  const int device;
+  const int64_t bytes;
+  std::byte* data = nullptr;
+};
+
+struct Engine::Executable {
+  std::vector<std::unique_ptr<Program>> programs;       // one per device
+  std::vector<std::vector<CommunicatorGroup*>> groups;  // of each device's program
+  std::vector<std::vector<int32_t>> bound;              // buffer handles of each device
+  int64_t inputBytes = 0;
+  int64_t outputBytes = 0;
+};
+
+struct Engine::Job {
+  std::shared_ptr<Executable> executable;  // null: `task` is the job, done by device 0
+  std::function<void()> task;
+  Bytes input, output;
+  std::vector<std::shared_ptr<Buffer>> held;
+  std::vector<std::vector<std::byte*>> buffers;  // of each device
+  Completion done;
+  std::chrono::steady_clock::time_point begin;
+  bool profiling = false;
+};
+
+struct Engine::Device {
+  Device(int rank, Backend& backend, Communicator& communicator, int threads, bool spin)
+      : index(rank),
+        pool(threads, backend.computes() ? Pool::kWorkspaceBytes : 0, spin),
+        executor(rank, backend, communicator, pool) {}
+  const int index;
+  Pool pool;
+  Executor executor;
+  std::shared_ptr<Buffer> arena, nextArena;  // nextArena replaces arena before the next run
+  std::vector<ProfileEvent> profile;
+  std::thread thread;
+};
+
+Status Engine::open(const EngineOptions& options, std::unique_ptr<Engine>* engine) {
+  if (options.devices < 1 || options.devices > kMaxDevices) return argument("an engine has 1 to 1024 devices");
+  if (options.threads < 0 || options.threads > kMaxThreads) return argument("a device has 1 to 1024 threads (0: default)");
+  if (options.timeoutMs < 0) return argument("a timeout is not negative");
+  std::shared_ptr<Backend> backend = openBackend(options.backend);
+  if (backend == nullptr) return argument("there is no backend '" + options.backend + "'");
+  int threads = options.threads > 0 ? options.threads : std::max(1, machineCores() / options.devices);
+  if (!backend->computes()) threads = 1;
+  try {
+    engine->reset(new Engine(options, std::move(backend), threads));
+    (*engine)->start();
+  } catch (const std::exception& error) {  // no memory, or no more threads
+    engine->reset();
+    return Status(Code::outOfMemory, std::string("cannot start the devices: ") + error.what());
+  }
+  return Status();
+}
+
+Engine::Engine(const EngineOptions& options, std::shared_ptr<Backend> backend, int threads)
+    : options_(options), backend_(std::move(backend)) {
+  const bool spin = options.devices * threads <= machineCores();
+  CommunicatorOptions communicator;
+  communicator.ranks = options.devices;
+  communicator.moveData = backend_->computes();
+  communicator.spin = spin;
+  communicator.timeoutMs = options.timeoutMs;
+  communicator_ = openInProcess(communicator);
+  for (int d = 0; d < options.devices; ++d) {
+    devices_.push_back(std::make_unique<Device>(d, *backend_, *communicator_, threads, spin));
+  }
+  const auto n = static_cast<size_t>(options.devices);
+  stats_.threads = threads;
+  stats_.arenaBytes.resize(n);
+  stats_.bufferBytes.resize(n);
+  stats_.counters.resize(n);
+}
+
+void Engine::start() {
+  for (auto& device : devices_) device->thread = std::thread([this, d = device.get()] { loop(*d); });
+}
+
+Engine::~Engine() {
+  abort("the engine was closed");
+  {
+    std::unique_lock lock(mutex_);
+    idle_.wait(lock, [&] { return current_ == nullptr; });
+  }
+  stop_.store(true);
+  epoch_.fetch_add(1);
+  epoch_.notify_all();
+  for (auto& device : devices_) {
+    if (device->thread.joinable()) device->thread.join();
+  }
+}
+
+Status Engine::findBuffer(int32_t handle, std::shared_ptr<Buffer>* buffer) const {
+  *buffer = buffers_.find(handle);
+  return *buffer == nullptr ? stale("buffer", handle) : Status();
+}
+
+Status Engine::checkRange(const Buffer& buffer, int64_t offset, int64_t bytes) const {
+  if (offset < 0 || bytes < 0 || offset > buffer.bytes || bytes > buffer.bytes - offset) {
+    return argument("bytes " + std::to_string(offset) + " to " + std::to_string(offset) + " + " +
+                    std::to_string(bytes) + " of a buffer of " + std::to_string(buffer.bytes) + " bytes");
+  }
+  return Status();
+}
+
+Status Engine::allocate(int device, int64_t bytes, int32_t* handle) {
+  if (device < 0 || device >= devices()) return argument("device " + std::to_string(device) + " does not exist");
+  if (bytes < 0) return argument("a buffer's size is not negative");
+  auto buffer = std::make_shared<Buffer>(backend_, device, bytes);
+  Status status = backend_->allocate(device, bytes, &buffer->data);
+  if (!status.ok()) return status;
+  *handle = buffers_.add(std::move(buffer));
+  const std::lock_guard lock(mutex_);
+  stats_.bufferBytes[static_cast<size_t>(device)] += bytes;
+  return Status();
+}
+
+Status Engine::freeBuffer(int32_t handle) {
+  std::shared_ptr<Buffer> buffer;
+  Status status = findBuffer(handle, &buffer);
+  if (!status.ok()) return status;
+  buffers_.remove(handle);
+  const std::lock_guard lock(mutex_);
+  stats_.bufferBytes[static_cast<size_t>(buffer->device)] -= buffer->bytes;
+  return Status();
+}
+
+Status Engine::bufferSize(int32_t handle, int64_t* bytes) const {
+  std::shared_ptr<Buffer> buffer;
+  Status status = findBuffer(handle, &buffer);
+  if (status.ok()) *bytes = buffer->bytes;
+  return status;
+}
+
+Status Engine::write(int32_t handle, int64_t offset, const std::byte* from, int64_t bytes) {
+  std::shared_ptr<Buffer> buffer;
+  Status status = findBuffer(handle, &buffer);
+  if (status.ok()) status = checkRange(*buffer, offset, bytes);
+  if (status.ok() && busy()) status = argument("a buffer is written at once only while nothing runs");
+  if (status.ok() && bytes > 0) backend_->copyIn(buffer->device, buffer->data + offset, from, bytes);
+  return status;
+}
+
+Status Engine::read(int32_t handle, int64_t offset, std::byte* to, int64_t bytes) {
+  std::shared_ptr<Buffer> buffer;
+  Status status = findBuffer(handle, &buffer);
+  if (status.ok()) status = checkRange(*buffer, offset, bytes);
+  if (status.ok() && busy()) status = argument("a buffer is read at once only while nothing runs");
+  if (status.ok() && bytes > 0) backend_->copyOut(buffer->device, to, buffer->data + offset, bytes);
+  return status;
+}
+
+Status Engine::queueWrite(int32_t handle, int64_t offset, Bytes from, Completion done) {
+  std::shared_ptr<Buffer> buffer;
+  Status status = findBuffer(handle, &buffer);
+  if (status.ok()) status = checkRange(*buffer, offset, from.size);
+  if (!status.ok()) return status;
+  auto job = std::make_unique<Job>();
+  job->input = std::move(from);
+  job->done = std::move(done);
+  job->task = [this, offset, buffer, source = job.get()] {
+    if (source->input.size == 0) return;
+    backend_->copyIn(buffer->device, buffer->data + offset, source->input.data.get(), source->input.size);
+  };
+  enqueue(std::move(job));
+  return Status();
+}
+
+Status Engine::queueRead(int32_t handle, int64_t offset, int64_t bytes, Completion done) {
+  std::shared_ptr<Buffer> buffer;
+  Status status = findBuffer(handle, &buffer);
+  if (status.ok()) status = checkRange(*buffer, offset, bytes);
+  if (!status.ok()) return status;
+  auto job = std::make_unique<Job>();
+  job->output = Bytes{std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(bytes)), bytes};
+  job->done = std::move(done);
+  job->task = [this, offset, buffer, target = job.get()] {
+    if (target->output.size == 0) return;
+    backend_->copyOut(buffer->device, target->output.data.get(), buffer->data + offset, target->output.size);
+  };
+  enqueue(std::move(job));
+  return Status();
+}
+
+Status Engine::checkBinding(const Executable& executable, std::span<const std::span<const int32_t>> buffers) const {
+  if (buffers.size() != devices_.size()) return argument("one list of buffers per device");
+  for (size_t d = 0; d < buffers.size(); ++d) {
+    const Program& program = *executable.programs[d];
+    const std::string on = " of device " + std::to_string(d);
+    if (buffers[d].size() != program.bufferBytes.size()) {
+      return argument(std::to_string(buffers[d].size()) + " buffers for the " + std::to_string(program.bufferBytes.size()) +
+                      " that the program" + on + " binds");
+    }
+    for (size_t i = 0; i < buffers[d].size(); ++i) {
+      std::shared_ptr<Buffer> buffer;
+      Status status = findBuffer(buffers[d][i], &buffer);
+      if (!status.ok()) return status;
+      const std::string which = "buffer " + std::to_string(buffers[d][i]);
+      if (buffer->device != static_cast<int>(d)) {
+        return argument(which + " is on device " + std::to_string(buffer->device) + ", bound by the program" + on);
+      }
+      if (buffer->bytes < program.bufferBytes[i]) {
+        return argument(which + " has " + std::to_string(buffer->bytes) + " bytes, the program" + on + " needs " +
+                        std::to_string(program.bufferBytes[i]));
+      }
+    }
+  }
+  return Status();
+}
+
+Status Engine::load(std::span<const std::span<const int32_t>> programs,
+                    std::span<const std::span<const int32_t>> buffers, int64_t inputBytes, int64_t outputBytes,
+                    int32_t* handle) {
+  if (programs.size() != devices_.size()) return argument("one program per device");
+  if (inputBytes < 0 || outputBytes < 0) return argument("staging sizes are not negative");
+  auto executable = std::make_shared<Executable>();
+  executable->inputBytes = inputBytes;
+  executable->outputBytes = outputBytes;
+  for (size_t d = 0; d < programs.size(); ++d) {
+    const ProgramLimits limits{static_cast<int>(d), devices(), inputBytes, outputBytes};
+    Status status = decodeProgram(programs[d], limits, *backend_, &executable->programs.emplace_back());
+    if (!status.ok()) return Status(status.code(), "device " + std::to_string(d) + ": " + status.message());
+  }
+  Status status = checkBinding(*executable, buffers);
+  if (status.ok()) status = growArenas(*executable);
+  if (!status.ok()) return status;
+  for (const auto& list : buffers) executable->bound.emplace_back(list.begin(), list.end());
+  for (const auto& program : executable->programs) {
+    std::vector<CommunicatorGroup*>& groups = executable->groups.emplace_back();
+    for (const Group& group : program->groups) groups.push_back(communicator_->group(group.ranks));
+  }
+  *handle = executables_.add(std::move(executable));
+  return Status();
+}
+
+Status Engine::bind(int32_t handle, std::span<const std::span<const int32_t>> buffers) {
+  const std::shared_ptr<Executable> executable = executables_.find(handle);
+  if (executable == nullptr) return stale("executable", handle);
+  Status status = checkBinding(*executable, buffers);
+  if (!status.ok()) return status;
+  for (size_t d = 0; d < buffers.size(); ++d) executable->bound[d].assign(buffers[d].begin(), buffers[d].end());
+  return Status();
+}
+
+Status Engine::freeExecutable(int32_t handle) {
+  return executables_.remove(handle) ? Status() : stale("executable", handle);
+}
+
+// The larger arenas take the places of the old ones when no run is on: before the next one.
+Status Engine::growArenas(const Executable& executable) {
+  std::vector<std::shared_ptr<Buffer>> grown(devices_.size());
+  const std::lock_guard lock(mutex_);
+  for (size_t d = 0; d < devices_.size(); ++d) {
+    const int64_t need = executable.programs[d]->arenaBytes;
+    if (stats_.arenaBytes[d] >= need) continue;
+    grown[d] = std::make_shared<Buffer>(backend_, static_cast<int>(d), need);
+    Status status = backend_->allocate(static_cast<int>(d), need, &grown[d]->data);
+    if (!status.ok()) return status;
+  }
+  for (size_t d = 0; d < devices_.size(); ++d) {
+    if (grown[d] == nullptr) continue;
+    stats_.arenaBytes[d] = grown[d]->bytes;
+    devices_[d]->nextArena = std::move(grown[d]);
+  }
+  return Status();
+}
+
+void Engine::adoptArenas() {
+  for (auto& device : devices_) {
+    if (device->nextArena != nullptr) device->arena = std::move(device->nextArena);
+  }
+}
+
+Status Engine::run(int32_t handle, Bytes input, Completion done) {
+  const std::shared_ptr<Executable> executable = executables_.find(handle);
+  if (executable == nullptr) return stale("executable", handle);
+  if (input.size != executable->inputBytes) {
+    return argument(std::to_string(input.size) + " bytes of input, the executable takes " +
+                    std::to_string(executable->inputBytes));
+  }
+  auto job = std::make_unique<Job>();
+  job->buffers.resize(devices_.size());
+  for (size_t d = 0; d < devices_.size(); ++d) {
+    const std::vector<int64_t>& needs = executable->programs[d]->bufferBytes;
+    for (size_t i = 0; i < needs.size(); ++i) {
+      const int32_t bound = executable->bound[d][i];
+      std::shared_ptr<Buffer> buffer;
+      Status status = findBuffer(bound, &buffer);
+      if (!status.ok()) return status;
+      if (buffer->device != static_cast<int>(d) || buffer->bytes < needs[i]) return stale("buffer", bound);
+      job->buffers[d].push_back(buffer->data);
+      job->held.push_back(std::move(buffer));
+    }
+  }
+  const auto size = static_cast<size_t>(executable->outputBytes);
+  job->executable = executable;
+  job->input = std::move(input);
+  job->output = Bytes{std::make_unique<std::byte[]>(size), executable->outputBytes};
+  job->done = std::move(done);
+  job->profiling = profiling_.load();
+  enqueue(std::move(job));
+  return Status();
+}
+
+void Engine::abort(const std::string& reason) {
+  const std::lock_guard lock(mutex_);
+  if (current_ != nullptr) communicator_->fail(Status(Code::aborted, reason));
+}
+
+bool Engine::busy() const {
+  const std::lock_guard lock(mutex_);
+  return current_ != nullptr;
+}
+
+EngineStats Engine::stats() const {
+  const std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+void Engine::enqueue(std::unique_ptr<Job> job) {
+  const std::lock_guard lock(mutex_);
+  if (current_ != nullptr) {
+    queue_.push_back(std::move(job));
+  } else {
+    current_ = std::move(job);
+    dispatch();
+  }
+}
+
+// Wakes the devices for current_. All of them are idle; mutex_ is held.
+void Engine::dispatch() {
+  adoptArenas();
+  current_->begin = std::chrono::steady_clock::now();
+  remaining_.store(devices(), std::memory_order_relaxed);
+  epoch_.fetch_add(1, std::memory_order_release);
+  epoch_.notify_all();
+}
+
+void Engine::loop(Device& device) {
+  for (uint32_t seen = 0;; ++seen) {
+    while (epoch_.load(std::memory_order_acquire) == seen) epoch_.wait(seen, std::memory_order_acquire);
+    if (stop_.load()) return;
+    Status status;
+    try {
+      status = execute(device, *current_);
+    } catch (const std::exception& error) {
+      status = Status(Code::outOfMemory, std::string("device ") + std::to_string(device.index) + ": " + error.what());
+    }
+    if (!status.ok()) communicator_->fail(status);
+    if (remaining_.fetch_sub(1, std::memory_order_acq_rel) == 1) finish();
+  }
+}
+
+Status Engine::execute(Device& device, const Job& job) {
+  device.profile.clear();
+  if (job.executable == nullptr) {
+    if (device.index == 0) job.task();
+    return Status();
+  }
+  const auto d = static_cast<size_t>(device.index);
+  DeviceRun run;
+  run.program = job.executable->programs[d].get();
+  run.groups = job.executable->groups[d];
+  run.arena = device.arena == nullptr ? nullptr : device.arena->data;
+  run.buffers = job.buffers[d];
+  run.input = job.input.data.get();
+  run.output = job.output.data.get();
+  run.unbuffered = options_.unbuffered;
+  run.begin = job.begin;
+  run.profile = job.profiling ? &device.profile : nullptr;
+  return device.executor.run(run);
+}
+
+// On the thread of the last device: takes the run's result, starts the next run, then completes. A failed run takes those
+// queued behind it along.
+void Engine::finish() {
+  std::vector<std::unique_ptr<Job>> over;
+  Status status;
+  {
+    const std::lock_guard lock(mutex_);
+    status = communicator_->failure();
+    const Status left = communicator_->reset();
+    if (status.ok()) status = left;
+    updateStats(*current_);
+    over.push_back(std::move(current_));
+    if (!status.ok()) {
+      std::move(queue_.begin(), queue_.end(), std::back_inserter(over));
+      queue_.clear();
+    }
+    if (!queue_.empty()) {
+      current_ = std::move(queue_.front());
+      queue_.pop_front();
+      dispatch();
+    } else {
+      idle_.notify_all();
+    }
+  }
+  for (const auto& job : over) {
+    job->done(status, status.ok() ? std::move(job->output) : Bytes{});
+    if (!status.ok() && job == over.front()) status = Status(Code::aborted, "the run before it failed: " + status.message());
+  }
+}
+
+// All devices are idle; mutex_ is held.
+void Engine::updateStats(const Job& job) {
+  if (job.executable == nullptr) return;
+  ++stats_.runs;
+  stats_.lastSeconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - job.begin).count();
+  stats_.profile.clear();
+  for (auto& device : devices_) {
+    stats_.counters[static_cast<size_t>(device->index)] = device->executor.counters();
+    if (!job.profiling) continue;
+    std::move(device->profile.begin(), device->profile.end(), std::back_inserter(stats_.profile));
+  }
+}
+
+}  // namespace meshwork
