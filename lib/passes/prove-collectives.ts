@@ -1,0 +1,101 @@
+// Proves that all ranks call the same collectives in an order in which none waits for ever.
+import { PlanError } from "../core/errors.ts";
+
+/** A collective as one rank calls it. */
+export interface CollectiveCall {
+  /** Ranks that take part, this one among them; the same order on all of them. */
+  readonly group: readonly number[];
+  /** all_reduce, all_gather, ... with what else must be alike, such as the reduction. */
+  readonly kind: string;
+  /** Elements of the whole collective, alike on all ranks. */
+  readonly count: number;
+  readonly dtype: string;
+  /** Names it in errors: a module path. */
+  readonly label: string;
+}
+
+type Calls = readonly (readonly CollectiveCall[])[];
+
+/**
+ * Throws PlanError unless the calls (one list per rank) match: the ranks of a group call the same kinds with the same
+ * counts and dtypes in the same order, and the orders of different groups fit each other when every call blocks. The error
+ * names the rank, the label and what differs.
+ */
+export function proveCollectives(perRank: Calls): void {
+  perRank.forEach((calls, rank) => {
+    for (const call of calls) checkGroup(call, rank, perRank.length);
+  });
+  const groups = new Map(perRank.flat().map((call) => [call.group.join(), call.group]));
+  for (const [key, group] of groups) {
+    const lists = group.map((rank) => perRank[rank]!.filter((c) => c.group.join() === key));
+    lists.slice(1).forEach((list, i) => {
+      compareLists(lists[0]!, list, group[0]!, group[i + 1]!);
+    });
+  }
+  proveOrder(perRank);
+}
+
+function checkGroup(call: CollectiveCall, rank: number, ranks: number): void {
+  const { group } = call;
+  const fail = (what: string): never => refuse(`rank ${rank} calls ${textOf(call)}, ${what}`, { rank, ...call });
+  if (!group.includes(rank)) fail("of which it is not a member");
+  if (new Set(group).size !== group.length) fail("which names a rank twice");
+  const stranger = group.find((r) => !Number.isInteger(r) || r < 0 || r >= ranks);
+  if (stranger !== undefined) fail(`but there is no rank ${stranger}`);
+}
+
+function compareLists(first: readonly CollectiveCall[], other: readonly CollectiveCall[], a: number, b: number): void {
+  for (let i = 0; i < Math.max(first.length, other.length); i++) {
+    const [x, y] = [first[i], other[i]];
+    if (!x || !y) {
+      const [present, absent, call] = x ? [a, b, x] : [b, a, y!];
+      refuse(`rank ${present} calls ${textOf(call)}, but rank ${absent} never does`, {
+        rank: absent,
+        label: call.label,
+      });
+    }
+    for (const what of ["kind", "count", "dtype"] as const) {
+      if (x[what] === y[what]) continue;
+      const message = `rank ${b} calls ${textOf(y)} where rank ${a} calls ${textOf(x)}: the ${what} is ${y[what]}, not ${x[what]}`;
+      refuse(message, { rank: b, label: y.label, differs: what, found: y[what], expected: x[what] });
+    }
+  }
+}
+
+/** Lets every call block until its whole group is there; what is left then waits in a circle. */
+function proveOrder(perRank: Calls): void {
+  const next = perRank.map(() => 0);
+  const head = (rank: number): CollectiveCall | undefined => perRank[rank]![next[rank]!];
+  const laggard = (call: CollectiveCall): number | undefined => {
+    const key = call.group.join();
+    return call.group.find((rank) => head(rank)?.group.join() !== key);
+  };
+  const ready = perRank.map((_, rank) => rank);
+  for (let rank = ready.pop(); rank !== undefined; rank = ready.pop()) {
+    const call = head(rank);
+    if (!call || laggard(call) !== undefined) continue;
+    for (const member of call.group) next[member]!++;
+    ready.push(...call.group);
+  }
+  let rank = perRank.findIndex((_, r) => head(r) !== undefined);
+  if (rank === -1) return;
+  const path: number[] = [];
+  while (!path.includes(rank)) {
+    path.push(rank);
+    rank = laggard(head(rank)!)!;
+  }
+  const cycle = path.slice(path.indexOf(rank));
+  const words = cycle.map((r, i) => `rank ${r} waits in ${textOf(head(r)!)} for rank ${cycle[(i + 1) % cycle.length]}`);
+  refuse(`the collectives would wait for ever: ${words.join("; ")}`, {
+    ranks: cycle,
+    labels: cycle.map((r) => head(r)!.label),
+  });
+}
+
+function textOf({ kind, count, dtype, label, group }: CollectiveCall): string {
+  return `${kind} "${label}" (${count} ${dtype}, ranks ${group.join(" ")})`;
+}
+
+function refuse(message: string, details: Record<string, unknown>): never {
+  throw new PlanError(message, { details });
+}
