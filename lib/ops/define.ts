@@ -1,6 +1,6 @@
 // What the families share: checks in the user's terms, factor maps, costs, gradients, and common lowerings.
 import { type DType, dtypeSize } from "../core/dtype.ts";
-import { DTypeError, ShapeError } from "../core/errors.ts";
+import { DTypeError, PlanError, ShapeError } from "../core/errors.ts";
 import { type Shape, sameShape, shapeText, sizeOf } from "../core/shape.ts";
 import type { TensorType } from "../ir/graph.ts";
 import type { LowerContext, TableEntry, View } from "../ir/lowering.ts";
@@ -52,6 +52,12 @@ export function expectInputs(op: string, inputs: readonly TensorType[], count: n
   }
 }
 
+/** Throws ShapeError unless the type has at least one dim. */
+export function expectLastDim(op: string, what: string, type: TensorType): void {
+  if (type.shape.length === 0)
+    throw new ShapeError(`${op}: ${what} is a scalar, ${typeText(type)}; it has no last dim`);
+}
+
 /** Throws ShapeError unless every size is a whole number, not negative. */
 export function expectSizes(op: string, shape: Shape): void {
   if (!shape.every((n) => Number.isSafeInteger(n) && n >= 0)) {
@@ -75,6 +81,11 @@ export function dimFactors(rank: number, prefix = "d"): string[] {
 export function identityFactors(inputs: readonly TensorType[], outputs: readonly TensorType[]): FactorMap {
   const of = (type: TensorType): string[] => dimFactors(type.shape.length);
   return { inputs: inputs.map(of), outputs: outputs.map(of) };
+}
+
+/** Factors of a tensor whose last dim is never split. */
+export function rowDims(rank: number): (string | null)[] {
+  return dimFactors(rank).map((name, d) => (d === rank - 1 ? null : name));
 }
 
 /** Bytes of a value. */
@@ -125,10 +136,22 @@ export function rowsView<P>(ctx: LowerContext<P>, view: View): View {
   return collapseView(ctx.contiguous(view), groups)!;
 }
 
-/** A view as one dim, copied when its strides do not allow it. */
-export function flatView<P>(ctx: LowerContext<P>, view: View): View {
+/** A view as one dim of unit stride (or, where allowed, stride 0), copied when its strides do not allow it. */
+export function flatView<P>(ctx: LowerContext<P>, view: View, repeats = false): View {
   const shape = [sizeOf(view.dims)];
-  return reshapeView(view, shape) ?? reshapeView(ctx.contiguous(view), shape)!;
+  const flat = reshapeView(view, shape);
+  const fits = flat !== null && (shape[0]! <= 1 || flat.strides[0] === 1 || (repeats && flat.strides[0] === 0));
+  return fits ? flat : reshapeView(ctx.contiguous(view), shape)!;
+}
+
+/** A view of which this dim has unit stride: itself, or a copy. */
+export function unitStride<P>(ctx: LowerContext<P>, view: View, dim: number): View {
+  return view.dims[dim] === 1 || view.strides[dim] === 1 ? view : ctx.contiguous(view);
+}
+
+/** Throws PlanError when a result that is only kept for the derivative is differentiated itself. */
+export function expectNoCotangent(op: string, what: string, cotangent: unknown): void {
+  if (cotangent !== null) throw new PlanError(`${op}: its result ${what} is not differentiable`, { details: { op } });
 }
 
 /** Output i (contiguous) under another shape of the same size. */

@@ -2,10 +2,16 @@
 import { ProgramError } from "../core/errors.ts";
 import type { Builder } from "../ir/builder.ts";
 import type { OpRecord } from "../ir/op.ts";
+import { attentionOps } from "./attention.ts";
+import { collectiveOps } from "./collective.ts";
 import { contractionOps } from "./contraction.ts";
 import { elementwiseOps } from "./elementwise.ts";
+import { embeddingOps } from "./embedding.ts";
 import { leafOps } from "./leaf.ts";
+import { lossOps } from "./loss.ts";
 import { movementOps } from "./movement.ts";
+import { normalizationOps } from "./normalization.ts";
+import { optimizerOps } from "./optimizer.ts";
 import { reductionOps } from "./reduction.ts";
 
 /** Every op's record by name. */
@@ -15,6 +21,12 @@ export const ops = {
   ...movementOps,
   ...reductionOps,
   ...contractionOps,
+  ...normalizationOps,
+  ...embeddingOps,
+  ...lossOps,
+  ...attentionOps,
+  ...optimizerOps,
+  ...collectiveOps,
 };
 
 /** Name of an op. */

@@ -6,18 +6,19 @@ import type { Builder } from "../ir/builder.ts";
 import type { TensorType } from "../ir/graph.ts";
 import { defineKernel } from "../ir/kernel.ts";
 import type { FactorMap, GradientContext, OpRecord } from "../ir/op.ts";
-import { typeText } from "../ir/print.ts";
 import type { ReduceKind } from "../ir/spec.ts";
 import {
   dimFactors,
   expectDim,
   expectDType,
   expectInputs,
+  expectLastDim,
   expectSameDType,
   expectShape,
   floats,
   type NoParams,
   perElement,
+  rowDims,
   rowsView,
 } from "./define.ts";
 
@@ -99,10 +100,9 @@ function reduction(kind: ReduceKind): OpRecord<ReduceParams> {
   };
 }
 
-/** Every dim is split with the results', but for the last. */
+/** All operands have the same dims; the last is never split. */
 function rowFactors(inputs: readonly TensorType[], outputs: readonly TensorType[]): FactorMap {
-  const of = ({ shape }: TensorType) =>
-    dimFactors(shape.length).map((name, d) => (d === shape.length - 1 ? null : name));
+  const of = (type: TensorType) => rowDims(type.shape.length);
   return { inputs: inputs.map(of), outputs: outputs.map(of) };
 }
 
@@ -118,7 +118,7 @@ const softmax: OpRecord<NoParams> = {
     expectInputs("softmax", inputs, 1);
     const x = inputs[0]!;
     expectDType("softmax", "its operand", x, floats);
-    if (x.shape.length === 0) throw new ShapeError(`softmax: ${typeText(x)} has no last dim`);
+    expectLastDim("softmax", "its operand", x);
     return [x];
   },
   sharding: { factors: rowFactors, linear: "none" },
@@ -135,7 +135,7 @@ const softmaxGrad: OpRecord<NoParams> = {
     expectDType("softmax_grad", "y", y, floats);
     expectSameDType("softmax_grad", y, dy);
     expectShape("softmax_grad", "dy", dy, y.shape);
-    if (y.shape.length === 0) throw new ShapeError(`softmax_grad: ${typeText(y)} has no last dim`);
+    expectLastDim("softmax_grad", "y", y);
     return [y];
   },
   sharding: { factors: rowFactors, linear: [1] },

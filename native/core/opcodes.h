@@ -5,7 +5,7 @@
 namespace meshwork {
 
 // Compared with the number in every program's header.
-constexpr uint32_t kOpTableHash = 0x0d7e4efeu;
+constexpr uint32_t kOpTableHash = 0x4085fce0u;
 
 // clang-format off
 // elementwise(x*) -> (y*) {count:int, int*}
@@ -262,6 +262,16 @@ constexpr int count_ = 2;
 }
 constexpr int32_t kOp_broadcast = 27;
 
+// shard_slice(x) -> (y) {dim:int, start:table}
+// y = the part of x along dim that begins at start (moved into [0, x's size - y's size]); the other dims agree. Any strides
+// on both sides (y without repeats).
+namespace attr::shard_slice {
+constexpr int dim = 0;
+constexpr int start = 1;
+constexpr int count_ = 2;
+}
+constexpr int32_t kOp_shard_slice = 28;
+
 enum class Op : int32_t {
   elementwise = kOp_elementwise,
   reduce = kOp_reduce,
@@ -290,8 +300,9 @@ enum class Op : int32_t {
   reduce_scatter = kOp_reduce_scatter,
   all_to_all = kOp_all_to_all,
   broadcast = kOp_broadcast,
+  shard_slice = kOp_shard_slice,
 };
-constexpr int kOpCount = 28;  // codes start at 1
+constexpr int kOpCount = 29;  // codes start at 1
 
 struct OpInfo {
   const char* name;
@@ -328,6 +339,7 @@ constexpr OpInfo kOpInfo[kOpCount] = {
   {"reduce_scatter", 1, 1, 1, 1, "tiii"},
   {"all_to_all", 1, 1, 1, 1, "tiiii"},
   {"broadcast", 1, 1, 1, 1, "tt"},
+  {"shard_slice", 1, 1, 1, 1, "it"},
 };
 
 enum class EOp : int32_t {

@@ -1,0 +1,185 @@
+// Collectives, as the shard pass inserts them. Their types are global: only the spec changes from operand to result.
+import { ProgramError, ShapeError } from "../core/errors.ts";
+import type { TensorType } from "../ir/graph.ts";
+import { defineKernel } from "../ir/kernel.ts";
+import type { Attribute, LowerContext, TableEntry } from "../ir/lowering.ts";
+import type { Gradient, OpRecord } from "../ir/op.ts";
+import { axisName, type ReduceKind, sameAxes, specText, type ValueSpec } from "../ir/spec.ts";
+import { expectDim, expectInputs, identityFactors, noCost, perElement } from "./define.ts";
+import { reduceKinds } from "./reduction.ts";
+
+export const allReduceKernel = defineKernel({
+  name: "all_reduce",
+  doc: `y = x reduced over the ranks of a group, in rank order (same bits on every rank). Contiguous, same dims, y may be x. kind:
+0 sum, 1 max, 2 min.`,
+  inputs: ["x"],
+  outputs: ["y"],
+  attrs: { group: "table", kind: "int" },
+});
+
+export const allGatherKernel = defineKernel({
+  name: "all_gather",
+  doc: `y = the ranks' x joined along dim, in group order. counts is the index in table of the first of n per-rank sizes (n the
+group's size; the sizes may be 0). All other dims agree. Contiguous.`,
+  inputs: ["x"],
+  outputs: ["y"],
+  attrs: { group: "table", dim: "int", counts: "int" },
+});
+
+export const reduceScatterKernel = defineKernel({
+  name: "reduce_scatter",
+  doc: "x reduced over the group in rank order; y is this rank's part along dim. counts as all_gather. Contiguous.",
+  inputs: ["x"],
+  outputs: ["y"],
+  attrs: { group: "table", kind: "int", dim: "int", counts: "int" },
+});
+
+export const allToAllKernel = defineKernel({
+  name: "all_to_all",
+  doc: `x is cut along split_dim into one part per rank (sizes table[split_counts...]); part i goes to rank i; y joins what arrives
+along join_dim (sizes table[join_counts...]). Contiguous. split_dim may equal join_dim.`,
+  inputs: ["x"],
+  outputs: ["y"],
+  attrs: { group: "table", split_dim: "int", join_dim: "int", split_counts: "int", join_counts: "int" },
+});
+
+export const broadcastKernel = defineKernel({
+  name: "broadcast",
+  doc: "y on every rank = x of the rank with index root in the group (x is read there only). Contiguous, same dims.",
+  inputs: ["x"],
+  outputs: ["y"],
+  attrs: { group: "table", root: "table" },
+});
+
+export const shardSliceKernel = defineKernel({
+  name: "shard_slice",
+  doc: `y = the part of x along dim that begins at start (moved into [0, x's size - y's size]); the other dims agree. Any strides
+on both sides (y without repeats).`,
+  inputs: ["x"],
+  outputs: ["y"],
+  attrs: { dim: "int", start: "table" },
+});
+
+/** Mesh axes over whose ranks a collective runs, as they stand in specs, outermost first. */
+type OverAxes = { readonly axes: readonly string[] };
+/** Reduces a partial value over axes. */
+export type AllReduceParams = OverAxes & { readonly kind: ReduceKind };
+/** Joins the parts of a dim whose innermost axes these are; or takes this device's part along new innermost axes. */
+export type DimParams = OverAxes & { readonly dim: number };
+/** Reduces a partial value over axes and leaves it split along a dim by them. */
+export type ReduceScatterParams = DimParams & { readonly kind: ReduceKind };
+/** Moves the innermost axes of joinDim to splitDim. */
+export type AllToAllParams = OverAxes & { readonly splitDim: number; readonly joinDim: number };
+/** Copies the value of the rank with this index in the group. */
+export type BroadcastFromParams = OverAxes & { readonly root: number };
+
+const inserted: Gradient<unknown> = { none: "it is inserted after differentiation" };
+
+function expectAxes(op: string, inputs: readonly TensorType[], axes: readonly string[]): TensorType[] {
+  expectInputs(op, inputs, 1);
+  if (axes.length === 0) throw new ShapeError(`${op}: it runs over no axis`);
+  return [inputs[0]!];
+}
+
+/** The parts of a collective's record that are all alike. */
+function collective<P extends OverAxes>(
+  name: string,
+  dims: (params: P) => readonly number[],
+  lower: (ctx: LowerContext<P>) => void,
+  cost: OpRecord<P>["cost"] = perElement(0),
+): OpRecord<P> {
+  return {
+    name,
+    infer(inputs, params) {
+      const types = expectAxes(name, inputs, params.axes);
+      for (const d of dims(params)) expectDim(name, inputs[0]!, d);
+      return types;
+    },
+    sharding: { factors: identityFactors, linear: "none" },
+    gradient: inserted,
+    cost,
+    lower,
+  };
+}
+
+function group(axes: readonly string[]): { readonly table: TableEntry } {
+  return { table: { kind: "group", axes: axes.map(axisName) } };
+}
+
+/** The axes left of `axes` in the spec of a dim that these split innermost. */
+function outerAxes(op: string, spec: ValueSpec, dim: number, axes: readonly string[]): readonly string[] {
+  const all = spec.dims[dim]!;
+  const outer = all.slice(0, all.length - axes.length);
+  if (!sameAxes(all, [...outer, ...axes])) {
+    throw new ProgramError(
+      `${op} over ${axes.join(", ")}: dim ${dim} of ${specText(spec)} is not split by them innermost`,
+    );
+  }
+  return outer;
+}
+
+/** Sizes of the ranks' parts of a dim that `axes` split innermost in `spec`. */
+function counts<P>(ctx: LowerContext<P>, op: string, spec: ValueSpec, dim: number, axes: readonly string[]): Attribute {
+  const outer = outerAxes(op, spec, dim, axes);
+  return { table: { kind: "counts", size: ctx.globalOutputs[0]!.shape[dim]!, axes, outer } };
+}
+
+/** Emits a collective on the operand made contiguous. */
+function exchange<P extends OverAxes>(ctx: LowerContext<P>, kernel: string, words: readonly Attribute[]): void {
+  ctx.emit(kernel, [ctx.contiguous(ctx.inputs[0]!)], [ctx.output(0)], [group(ctx.params.axes), ...words]);
+}
+
+export const collectiveOps = {
+  all_reduce: collective<AllReduceParams>(
+    "all_reduce",
+    () => [],
+    (ctx) => exchange(ctx, "all_reduce", [reduceKinds.indexOf(ctx.params.kind)]),
+    perElement(1),
+  ),
+  all_gather: collective<DimParams>(
+    "all_gather",
+    ({ dim }) => [dim],
+    (ctx) => {
+      const { dim, axes } = ctx.params;
+      exchange(ctx, "all_gather", [dim, counts(ctx, "all_gather", ctx.inputSpecs[0]!, dim, axes)]);
+    },
+  ),
+  reduce_scatter: collective<ReduceScatterParams>(
+    "reduce_scatter",
+    ({ dim }) => [dim],
+    (ctx) => {
+      const { dim, axes, kind } = ctx.params;
+      const parts = counts(ctx, "reduce_scatter", ctx.outputSpecs[0]!, dim, axes);
+      exchange(ctx, "reduce_scatter", [reduceKinds.indexOf(kind), dim, parts]);
+    },
+    perElement(1),
+  ),
+  all_to_all: collective<AllToAllParams>(
+    "all_to_all",
+    ({ splitDim, joinDim }) => [splitDim, joinDim],
+    (ctx) => {
+      const { splitDim, joinDim, axes } = ctx.params;
+      const split = counts(ctx, "all_to_all", ctx.outputSpecs[0]!, splitDim, axes);
+      const join = counts(ctx, "all_to_all", ctx.inputSpecs[0]!, joinDim, axes);
+      exchange(ctx, "all_to_all", [splitDim, joinDim, split, join]);
+    },
+  ),
+  /** This device's part of a dim that was whole over these axes: nothing crosses between ranks. */
+  shard_slice: collective<DimParams>(
+    "shard_slice",
+    ({ dim }) => [dim],
+    (ctx) => {
+      const { dim, axes } = ctx.params;
+      const outer = outerAxes("shard_slice", ctx.outputSpecs[0]!, dim, axes);
+      const size = ctx.globalOutputs[0]!.shape[dim]!;
+      const start: TableEntry = { kind: "start", size, axes: [...outer, ...axes], outer };
+      ctx.emit("shard_slice", [ctx.inputs[0]!], [ctx.output(0)], [dim, { table: start }]);
+    },
+  ),
+  broadcast_from: collective<BroadcastFromParams>(
+    "broadcast_from",
+    () => [],
+    (ctx) => exchange(ctx, "broadcast", [{ table: { kind: "literal", value: ctx.params.root } }]),
+    noCost,
+  ),
+};
