@@ -27,8 +27,8 @@ export interface TransferItem {
 
 /** What differs between the devices that run the same segments. */
 export interface DeviceTable {
-  /** Evaluates a table entry at a microbatch: its words. */
-  words(entry: TableEntry, microbatch: number): number[];
+  /** Evaluates a table entry (other than a group's number) at a microbatch: its words. */
+  words(entry: Exclude<TableEntry, { kind: "group" }>, microbatch: number): number[];
   /** Ranks of the group a "group" entry names. */
   group(entry: TableEntry & { kind: "group" }): readonly number[];
 }
@@ -133,7 +133,8 @@ function wide(n: number): [number, number] {
 /** Encodes the program of one device. */
 export function encodeProgram(code: EncodedSegments, actions: readonly Action[], device: DeviceTable, microbatches: number): Int32Array {
   const { plan } = code;
-  const tables = Array.from({ length: microbatches }, (_, m) => code.entries.flatMap((e) => device.words(e, m)));
+  const words = (e: TableEntry, m: number): number[] => (e.kind === "group" ? [code.groups.indexOf(e)] : device.words(e, m));
+  const tables = Array.from({ length: microbatches }, (_, m) => code.entries.flatMap((e) => words(e, m)));
   const tableWords = tables[0]?.length ?? 0;
   const at = (view: View, slot: number): number => {
     const { region, offset } = plan.locations[view.buffer]!;
@@ -162,29 +163,29 @@ export function encodeProgram(code: EncodedSegments, actions: readonly Action[],
   };
   const actionWords = actions.flatMap(encodeAction);
   const floatWords = new Int32Array(new Float64Array(code.floats).buffer);
-  const words: number[] = [magic, 1, opTableHash | 0, ...wide(plan.arenaBytes)];
-  words.push(code.buffers.length, ...code.buffers.flatMap(wide));
-  words.push(code.viewCount);
-  append(words, code.views);
-  words.push(code.floats.length);
-  append(words, floatWords);
-  words.push(tableWords * microbatches);
-  for (const t of tables) append(words, t);
-  words.push(code.groups.length);
+  const out: number[] = [magic, 1, opTableHash | 0, ...wide(plan.arenaBytes)];
+  out.push(code.buffers.length, ...code.buffers.flatMap(wide));
+  out.push(code.viewCount);
+  append(out, code.views);
+  out.push(code.floats.length);
+  append(out, floatWords);
+  out.push(tableWords * microbatches);
+  for (const t of tables) append(out, t);
+  out.push(code.groups.length);
   for (const g of code.groups) {
     const ranks = device.group(g);
-    words.push(ranks.length, ...ranks);
+    out.push(ranks.length, ...ranks);
   }
-  words.push(code.labels.length);
-  for (const label of code.labels) append(words, labelWords(label));
-  words.push(code.segments.length);
+  out.push(code.labels.length);
+  for (const label of code.labels) append(out, labelWords(label));
+  out.push(code.segments.length);
   for (const s of code.segments) {
-    words.push(s.length);
-    append(words, s);
+    out.push(s.length);
+    append(out, s);
   }
-  words.push(actionWords.length);
-  append(words, actionWords);
-  return Int32Array.from(words);
+  out.push(actionWords.length);
+  append(out, actionWords);
+  return Int32Array.from(out);
 }
 
 function append(words: number[], more: ArrayLike<number>): void {

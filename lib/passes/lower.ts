@@ -47,6 +47,10 @@ export interface LowerOptions {
   segmentOf(node: Node): number;
   /** Memory of an `input` or `parameter` node. */
   source(node: Node, local: TensorType, spec: ValueSpec): View;
+  /** Whether this device runs a node (its stage does); all nodes when absent. */
+  mine?(node: number): boolean;
+  /** Memory of a value that another stage sends. */
+  received?(value: number, local: TensorType): View;
   /** Values that leave this device: their views become contiguous slot buffers. */
   readonly sent?: ReadonlySet<number>;
 }
@@ -142,16 +146,24 @@ class GraphLowering {
   }
 
   run(): (value: number, segment: number) => View {
-    const { graph, segmentOf } = this.#options;
+    const { graph } = this.#options;
     graph.nodes.forEach((node, n) => {
-      if (!this.#duplicable[n]) this.#lowerNode(node, segmentOf(node));
+      if (!this.#duplicable[n] && this.#mine(n)) this.#lowerNode(node, this.#options.segmentOf(node));
     });
     return (value, segment) => this.#view(value, segment);
   }
 
+  #mine(node: number): boolean {
+    return this.#options.mine?.(node) ?? true;
+  }
+
   #known(value: number, segment: number): View | undefined {
     const node = this.#options.graph.values[value]!.node;
-    return this.#duplicable[node] ? this.#copies.get(`${segment} ${value}`) : this.#views.get(value);
+    if (this.#duplicable[node]) return this.#copies.get(`${segment} ${value}`);
+    if (!this.#views.has(value) && !this.#mine(node)) {
+      this.#views.set(value, this.#options.received!(value, this.#localType(value)));
+    }
+    return this.#views.get(value);
   }
 
   #view(value: number, segment: number): View {

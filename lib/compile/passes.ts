@@ -1,0 +1,62 @@
+// THE ordered pass list: what happens to every graph between tracing and lowering.
+import type { Graph, Node } from "../ir/graph.ts";
+import type { MeshLayout } from "../ir/mesh.ts";
+import { type ValueSpec, replicated } from "../ir/spec.ts";
+import { verify } from "../ir/verify.ts";
+import { getOp } from "../ops/index.ts";
+import { fuse } from "../passes/fuse.ts";
+import { type Precision, placeCasts } from "../passes/precision.ts";
+import { shard } from "../passes/shard.ts";
+
+/** Settings of the passes. */
+export interface PassOptions {
+  readonly precision: Precision;
+  /** Checks the graph after every pass (always on in tests). */
+  readonly verify?: boolean;
+  /** Called with the graph after every pass, for printing. */
+  readonly onPass?: (name: string, graph: Graph) => void;
+}
+
+/** Where a graph's values come from. */
+export interface GraphSources {
+  readonly layout: MeshLayout;
+  sourceSpec(node: Node): ValueSpec;
+  /** Results are brought to every device whole. */
+  readonly outputsWhole?: boolean;
+  /** Spec a result would best have. */
+  wantedSpec?(name: string): ValueSpec | null;
+}
+
+type Pass = (graph: Graph, sources: GraphSources, options: PassOptions) => Graph;
+
+/** The list. Each takes a graph and returns one; nothing is hidden between them. */
+export const graphPasses: readonly { readonly name: string; readonly run: Pass }[] = [
+  { name: "precision", run: (g, _, o) => placeCasts(g, o.precision) },
+  {
+    name: "shard",
+    run: (g, s) =>
+      shard(g, {
+        sizes: s.layout.sizes,
+        sourceSpec: s.sourceSpec,
+        outputSpec: (name) => (s.outputsWhole ? replicated(outputRank(g, name)) : null),
+        ...(s.wantedSpec ? { wantedSpec: s.wantedSpec } : {}),
+      }),
+  },
+  { name: "fuse", run: (g) => fuse(g) },
+];
+
+function outputRank(graph: Graph, name: string): number {
+  return graph.values[graph.outputs.find((o) => o.name === name)!.value]!.type.shape.length;
+}
+
+/** Runs the list. */
+export function runGraphPasses(graph: Graph, sources: GraphSources, options: PassOptions): Graph {
+  let g = graph;
+  if (options.verify) verify(g, getOp);
+  for (const pass of graphPasses) {
+    g = pass.run(g, sources, options);
+    if (options.verify) verify(g, getOp);
+    options.onPass?.(pass.name, g);
+  }
+  return g;
+}

@@ -1,0 +1,195 @@
+// Compiling a step: a microbatch's graph, run for every microbatch on a pipeline schedule, then a closing graph.
+// Training, evaluation and single evaluations of a function are all steps.
+import type { DType } from "../core/dtype.ts";
+import { dtypeSize } from "../core/dtype.ts";
+import { PlanError } from "../core/errors.ts";
+import { sizeOf } from "../core/shape.ts";
+import type { Graph, Node, TensorType } from "../ir/graph.ts";
+import type { MeshLayout } from "../ir/mesh.ts";
+import { batchAxes } from "../ir/mesh.ts";
+import { type ValueSpec, replicated } from "../ir/spec.ts";
+import type { Schedule } from "../passes/schedule.ts";
+import { type Staged, stageGraph } from "../passes/stage.ts";
+import { type PassOptions, runGraphPasses } from "./passes.ts";
+import { type RoleInput, assemblePrograms } from "./roles.ts";
+
+/** Something the caller feeds at each run. */
+export interface StepInput {
+  readonly name: string;
+  readonly dtype: DType;
+  /** With `batch`: the shape of one sample; else the whole shape. */
+  readonly shape: readonly number[];
+  readonly batch: boolean;
+  /** Further dims of a batch input that are split (context parallelism): axes for each dim of `shape`. */
+  readonly axes?: readonly (readonly string[])[];
+}
+
+/** A result of the microbatches, kept and added up over them: gradients, sums of losses, counts. */
+export interface Cell {
+  readonly name: string;
+  readonly type: TensorType;
+  readonly spec: ValueSpec;
+  readonly stage: number;
+}
+
+/** What to compile. Graphs have global shapes of one microbatch and name cells and inputs by `input` nodes. */
+export interface StepSource {
+  readonly inputs: readonly StepInput[];
+  /** Graph of a microbatch of so many samples; its outputs are added up in cells of their names. */
+  micro(samples: number): Graph;
+  /**
+   * Runs over all microbatches before the first: a graph whose outputs are added up in cells, and one that turns those
+   * cells into others (`outputs` become cells of their names), which the microbatches read. On the stage of `at`'s cell.
+   */
+  readonly prologue?: { graph(samples: number): Graph; close: Graph; at: string };
+  /** Graph of a stage after the last microbatch, from cells and parameters to results; null where there is nothing to do. */
+  close(stage: number, cells: readonly Cell[]): Graph | null;
+}
+
+/** How to compile it. */
+export interface StepOptions {
+  readonly layout: MeshLayout;
+  /** Samples of the whole batch (0: no batch inputs; one microbatch). */
+  readonly batchSize: number;
+  readonly microbatches: number;
+  readonly schedule: (stages: number, microbatches: number) => Schedule;
+  stageOfPath(path: string): number | undefined;
+  /** Spec of a parameter (or of any persistent tensor) by id. */
+  parameterSpec(id: string): ValueSpec;
+  readonly passes: PassOptions;
+  /** Refuse a mesh on which a device would have nothing to do in the whole step. */
+  readonly refuseIdle?: boolean;
+}
+
+/** Where a fed input or a fetched result lies in the staging memory. */
+export interface StagingEntry {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** Exact bytes of one device. */
+export interface DevicePlan {
+  readonly rank: number;
+  readonly stage: number;
+  readonly arenaBytes: number;
+  readonly stepBytes: number;
+  readonly slotBytes: number;
+  readonly slots: number;
+  readonly scratchBytes: number;
+  /** Bytes of the parameters and optimizer state that the program binds. */
+  readonly boundBytes: number;
+  readonly instructions: number;
+}
+
+/** A compiled step: plain data. */
+export interface CompiledStep {
+  /** One program a device. */
+  readonly programs: readonly Int32Array[];
+  /** Ids of the persistent tensors each device's program binds, in the order of its bound buffers. */
+  readonly bindings: readonly (readonly string[])[];
+  readonly inputs: readonly StagingEntry[];
+  readonly inputBytes: number;
+  readonly outputs: readonly StagingEntry[];
+  readonly outputBytes: number;
+  readonly devices: readonly DevicePlan[];
+  readonly cells: readonly Cell[];
+}
+
+/** Sizes of the microbatches of a batch: the first ones hold one sample more. */
+export function microbatchSizes(batchSize: number, microbatches: number): number[] {
+  const base = Math.floor(batchSize / microbatches);
+  return Array.from({ length: microbatches }, (_, m) => base + (m < batchSize - base * microbatches ? 1 : 0));
+}
+
+/** A microbatch graph of one size, sharded and staged. */
+export interface MicroGraph {
+  readonly graph: Graph;
+  readonly staged: Staged;
+}
+
+/** Compiles a step for every device of the mesh. Throws PlanError for what cannot be run, before anything is allocated. */
+export function compileStep(source: StepSource, options: StepOptions): CompiledStep {
+  const { layout, batchSize, microbatches } = options;
+  const stages = layout.size("pp");
+  const sizes = microbatchSizes(batchSize, microbatches);
+  if (batchSize > 0 && sizes.some((n) => n === 0)) {
+    throw new PlanError(`a batch of ${batchSize} samples cannot be cut into ${microbatches} microbatches: one would be empty`);
+  }
+  const micro = new Map<number, MicroGraph>();
+  for (const n of new Set(sizes)) {
+    const graph = runGraphPasses(source.micro(n), shardSources(source, options, []), options.passes);
+    micro.set(n, { graph, staged: stageGraph(graph, stages, options.stageOfPath) });
+  }
+  const cells = cellsOf(micro.get(sizes[0]!)!, stages);
+  const prologue = compilePrologue(source, options, sizes, cells);
+  const closing = Array.from({ length: stages }, (_, s) => {
+    const graph = source.close(s, cells.filter((c) => c.stage === s));
+    return graph && runGraphPasses(graph, { ...shardSources(source, options, cells), outputsWhole: true }, options.passes);
+  });
+  const input: RoleInput = { source, options, sizes, micro, cells, prologue, closing };
+  return assemblePrograms(input);
+}
+
+/** The prologue's graphs, sharded, and its stage. */
+export interface Prologue {
+  readonly stage: number;
+  readonly graphs: ReadonlyMap<number, Graph>;
+  readonly cells: readonly Cell[];
+  readonly close: Graph;
+}
+
+function compilePrologue(source: StepSource, options: StepOptions, sizes: readonly number[], cells: readonly Cell[]): Prologue | null {
+  if (!source.prologue) return null;
+  const { at, close } = source.prologue;
+  const stage = cells.find((c) => c.name === at)?.stage ?? options.layout.size("pp") - 1;
+  const graphs = new Map<number, Graph>();
+  for (const n of new Set(sizes)) {
+    graphs.set(n, runGraphPasses(source.prologue.graph(n), shardSources(source, options, []), options.passes));
+  }
+  const first = graphs.get(sizes[0]!)!;
+  const own = first.outputs.map(({ name, value }) => ({ name, type: first.values[value]!.type, spec: first.values[value]!.spec!, stage }));
+  const sources = { ...shardSources(source, options, own), outputsWhole: true };
+  return { stage, graphs, cells: own, close: runGraphPasses(close, sources, options.passes) };
+}
+
+function cellsOf({ graph, staged }: MicroGraph, stages: number): Cell[] {
+  return graph.outputs.map(({ name, value }) => {
+    const { type, spec, node } = graph.values[value]!;
+    const stage = staged.stageOf[node]!;
+    return { name, type, spec: spec!, stage: stage >= 0 ? stage : stages - 1 };
+  });
+}
+
+function shardSources(source: StepSource, options: StepOptions, cells: readonly Cell[]): { layout: MeshLayout; sourceSpec(node: Node): ValueSpec } {
+  return {
+    layout: options.layout,
+    sourceSpec: (node) => {
+      const shape = node.params["shape"] as readonly number[];
+      if (node.op === "parameter") return options.parameterSpec(node.params["id"] as string);
+      const name = node.params["name"] as string;
+      const input = source.inputs.find((i) => i.name === name);
+      if (input?.batch) {
+        return { dims: [batchAxes.map((a) => `${a}*`), ...input.shape.map((_, d) => input.axes?.[d] ?? [])], partial: {} };
+      }
+      return cells.find((c) => c.name === name)?.spec ?? replicated(shape.length);
+    },
+  };
+}
+
+/** Staging offsets of a list of arrays, 64-byte aligned. */
+export function stagingLayout(entries: readonly { name: string; dtype: DType; shape: readonly number[] }[]): {
+  entries: StagingEntry[];
+  bytes: number;
+} {
+  let offset = 0;
+  const out = entries.map((e) => {
+    const bytes = sizeOf(e.shape) * dtypeSize(e.dtype);
+    const entry = { ...e, offset, bytes };
+    offset += Math.ceil(bytes / 64) * 64;
+    return entry;
+  });
+  return { entries: out, bytes: offset };
+}
