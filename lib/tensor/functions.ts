@@ -1,0 +1,78 @@
+// Operations with several tensors or results: embedding, norms, attention, losses, dropout, concatenation.
+import { ShapeError } from "../core/errors.ts";
+import { type Shape, normalizeDim, shapeText } from "../core/shape.ts";
+import type { Readable, Tensor, TensorContext } from "./tensor.ts";
+import { Tensor as TensorClass } from "./tensor.ts";
+
+/** A tensor, or a parameter to be read. */
+export type Weight = Tensor | Readable;
+
+/** Rows of `table` [v, w] at `ids` (i32, any shape): [...ids, w]. */
+export function embedding(table: Weight, ids: Tensor): Tensor {
+  return ids.with(table).emit("embedding", [ids])[0]!;
+}
+
+/** Layer normalisation over the last dim (Ba et al. 2016). `weight` and `bias` are [w]. */
+export function layerNorm(x: Tensor, weight: Weight, bias: Weight, eps = 1e-5): Tensor {
+  return x.emit("layer_norm", [weight, bias], { eps })[0]!;
+}
+
+/** Root-mean-square normalisation over the last dim (Zhang & Sennrich 2019). */
+export function rmsNorm(x: Tensor, weight: Weight, eps = 1e-6): Tensor {
+  return x.emit("rms_norm", [weight], { eps })[0]!;
+}
+
+/** Settings of attention(). */
+export interface AttentionOptions {
+  readonly causal?: boolean;
+  /** Factor on the scores; 1 / sqrt(d) by default. */
+  readonly scale?: number;
+  /** Positions of queries [b, t] and keys [b, s], i32, for the causal mask; the indices by default. */
+  readonly positions?: { readonly queries: Tensor; readonly keys: Tensor };
+  /** Segment numbers of queries and keys, i32: only equal ones attend (packed sequences). */
+  readonly segments?: { readonly queries: Tensor; readonly keys: Tensor };
+}
+
+/**
+ * Scaled dot-product attention. q [b, t, g, r, d] has r query heads for each of the g key-value heads of k [b, s, g, d] and
+ * v [b, s, g, e]; the result is [b, t, g, r, e]. Never stores the t x s matrix (Dao et al. 2022).
+ */
+export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  if (q.rank !== 5) throw new ShapeError(`attention: q is [b, t, g, r, d], got ${shapeText(q.shape)}`);
+  const { positions, segments } = options;
+  const extra = [positions, segments].flatMap((p) => (p ? [p.queries, p.keys] : []));
+  return q.emit("attention", [k, v, ...extra], {
+    causal: options.causal ?? true,
+    scale: options.scale ?? 1 / Math.sqrt(q.shape[4]!),
+    positions: positions !== undefined,
+    segments: segments !== undefined,
+  })[0]!;
+}
+
+/** Rotary positions, "rotate half" form (Su et al. 2021): x [b, t, ...heads, d], positions i32 [b, t], invFreq [d/2]. */
+export function rope(x: Tensor, positions: Tensor, invFreq: Tensor): Tensor {
+  return x.emit("rope", [positions, invFreq], { inverse: false })[0]!;
+}
+
+/** Per-row negative log-likelihood of `targets` (i32 [...]) under softmax(logits [..., v]); 0 where target = ignore. */
+export function crossEntropy(logits: Tensor, targets: Tensor, ignore = -100): Tensor {
+  return logits.emit("cross_entropy", [targets], { ignore })[0]!;
+}
+
+/** Joins tensors along a dim; all other dims agree. */
+export function concat(parts: readonly Tensor[], dim = 0): Tensor {
+  const [first, ...rest] = parts;
+  if (!first) throw new ShapeError("concat needs at least one tensor");
+  if (rest.length === 0) return first;
+  return first.emit("concat", rest, { dim: normalizeDim(dim, first.rank) })[0]!;
+}
+
+/** A constant tensor of a context. */
+export function full(context: TensorContext, shape: Shape, value: number, dtype: "f32" | "f64" | "i32" | "bool" | "bf16" = "f32"): Tensor {
+  return new TensorClass(context.builder.constant(value, dtype, shape), context);
+}
+
+/** Indices 0, 1, 2, ... along `dim` of a shape, i32. */
+export function iota(context: TensorContext, shape: Shape, dim = 0): Tensor {
+  return new TensorClass(context.builder.one("iota", [], { dim: normalizeDim(dim, shape.length), shape: [...shape] }), context);
+}
