@@ -23,6 +23,8 @@ export interface GraphSources {
   sourceSpec(node: Node): ValueSpec;
   /** Results are brought to every device whole. */
   readonly outputsWhole?: boolean;
+  /** Which nodes may be fused: those of one segment and stage. */
+  room?(node: Node): string;
   /** Spec a result would best have. */
   wantedSpec?(name: string): ValueSpec | null;
 }
@@ -42,7 +44,7 @@ export const graphPasses: readonly { readonly name: string; readonly run: Pass }
         ...(s.wantedSpec ? { wantedSpec: s.wantedSpec } : {}),
       }),
   },
-  { name: "fuse", run: (g) => fuse(g) },
+  { name: "fuse", run: (g, s) => fuse(g, s.room ?? ((node) => node.phase)) },
 ];
 
 function outputRank(graph: Graph, name: string): number {

@@ -8,9 +8,9 @@ import type { Graph, Node, TensorType } from "../ir/graph.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
 import { batchAxes } from "../ir/mesh.ts";
 import { type ValueSpec, replicated } from "../ir/spec.ts";
-import type { Schedule } from "../passes/schedule.ts";
+import type { ScheduleMaker } from "../passes/schedule.ts";
 import { type Staged, stageGraph } from "../passes/stage.ts";
-import { type PassOptions, runGraphPasses } from "./passes.ts";
+import { type GraphSources, type PassOptions, runGraphPasses } from "./passes.ts";
 import { type RoleInput, assemblePrograms } from "./roles.ts";
 
 /** Something the caller feeds at each run. */
@@ -52,7 +52,7 @@ export interface StepOptions {
   /** Samples of the whole batch (0: no batch inputs; one microbatch). */
   readonly batchSize: number;
   readonly microbatches: number;
-  readonly schedule: (stages: number, microbatches: number) => Schedule;
+  readonly schedule: ScheduleMaker;
   stageOfPath(path: string): number | undefined;
   /** Spec of a parameter (or of any persistent tensor) by id. */
   parameterSpec(id: string): ValueSpec;
@@ -163,9 +163,11 @@ function cellsOf({ graph, staged }: MicroGraph, stages: number): Cell[] {
   });
 }
 
-function shardSources(source: StepSource, options: StepOptions, cells: readonly Cell[]): { layout: MeshLayout; sourceSpec(node: Node): ValueSpec } {
+function shardSources(source: StepSource, options: StepOptions, cells: readonly Cell[]): GraphSources {
+  const stages = options.layout.size("pp");
   return {
     layout: options.layout,
+    room: ({ phase, path }) => `${phase} ${stages === 1 ? 0 : path === "" ? "?" : options.stageOfPath(path)}`,
     sourceSpec: (node) => {
       const shape = node.params["shape"] as readonly number[];
       if (node.op === "parameter") return options.parameterSpec(node.params["id"] as string);

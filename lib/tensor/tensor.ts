@@ -145,10 +145,10 @@ export class Tensor {
     return this.#binary("le", other);
   }
   gt(other: Operand): Tensor {
-    return this.#binary("le", other).not();
+    return this.wrap(this.context.builder.binary("lt", this.#sym(other), this.sym));
   }
   ge(other: Operand): Tensor {
-    return this.#binary("lt", other).not();
+    return this.wrap(this.context.builder.binary("le", this.#sym(other), this.sym));
   }
   and(other: Operand): Tensor {
     return this.#binary("and", other);
