@@ -86,7 +86,7 @@ export class PersistentStore {
       const { start, shape } = this.shard(entry, rank);
       const part = newStorage(entry.dtype, sizeOf(shape));
       extractBlock(values, entry.shape, start, part, shape);
-      if (part.length > 0) this.#engine.write(rank, buffer, part);
+      if (part.length > 0) this.#engine.write(buffer, part);
     });
   }
 
@@ -102,7 +102,7 @@ export class PersistentStore {
       if (sizeOf(shape) === 0 || done.has(key)) return;
       done.add(key);
       const part = newStorage(entry.dtype, sizeOf(shape));
-      this.#engine.read(rank, buffer, part);
+      this.#engine.read(buffer, part);
       insertBlock(part, shape, whole, entry.shape, start);
     });
     return whole;
@@ -112,7 +112,7 @@ export class PersistentStore {
   readShard(id: string, rank: number): StorageArray {
     const entry = this.#entry(id);
     const part = newStorage(entry.dtype, sizeOf(this.shard(entry, rank).shape));
-    if (part.length > 0) this.#engine.read(rank, this.buffer(id, rank), part);
+    if (part.length > 0) this.#engine.read(this.buffer(id, rank), part);
     return part;
   }
 
@@ -122,7 +122,7 @@ export class PersistentStore {
     if (!entry) return;
     this.#entries.delete(id);
     entry.buffers.forEach((buffer, rank) => {
-      if (buffer >= 0) this.#engine.free(rank, buffer);
+      if (buffer >= 0) this.#engine.free(buffer);
     });
   }
 

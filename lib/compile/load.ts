@@ -1,0 +1,49 @@
+// Loads compiled steps on an engine and moves named inputs and results through their staging memory.
+import { type StorageArray, storageView } from "../core/dtype.ts";
+import { ShapeError } from "../core/errors.ts";
+import { shapeText } from "../core/shape.ts";
+import type { Engine, Executable } from "../runtime/engine.ts";
+import type { PersistentStore } from "../runtime/persistent.ts";
+import type { CompiledStep, StagingEntry } from "./step.ts";
+
+/** A compiled step on its devices. */
+export class LoadedStep implements Disposable {
+  readonly compiled: CompiledStep;
+  readonly #executable: Executable;
+
+  constructor(engine: Engine, store: PersistentStore, compiled: CompiledStep) {
+    this.compiled = compiled;
+    this.#executable = engine.load({
+      programs: compiled.programs,
+      buffers: compiled.bindings.map((ids, rank) => Int32Array.from(ids, (id) => store.buffer(id, rank))),
+      inputBytes: compiled.inputBytes,
+      outputBytes: compiled.outputBytes,
+    });
+  }
+
+  /** Runs once with all inputs given by name; resolves with the results by name. */
+  async run(inputs: Readonly<Record<string, ArrayLike<number>>>): Promise<Map<string, StorageArray>> {
+    for (const entry of this.compiled.inputs) this.#fill(entry, inputs[entry.name]);
+    const bytes = await this.#executable.run();
+    return new Map(
+      this.compiled.outputs.map((e) => {
+        const count = e.shape.reduce((a, b) => a * b, 1);
+        return [e.name, storageView(e.dtype, bytes.buffer, bytes.byteOffset + e.offset, count)];
+      }),
+    );
+  }
+
+  #fill(entry: StagingEntry, values: ArrayLike<number> | undefined): void {
+    const count = entry.shape.reduce((a, b) => a * b, 1);
+    if (values?.length !== count) {
+      throw new ShapeError(
+        `input ${entry.name} of shape ${shapeText(entry.shape)} takes ${count} elements, got ${values?.length ?? "none"}`,
+      );
+    }
+    storageView(entry.dtype, this.#executable.inputs.buffer, entry.offset, count).set(values);
+  }
+
+  [Symbol.dispose](): void {
+    this.#executable[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,176 @@
+// Mesh: named axes over devices, the tensors that live there, and the evaluation of lazy ones.
+import { type DType, type StorageArray, toStorage } from "../core/dtype.ts";
+import { MeshError, ShapeError } from "../core/errors.ts";
+import { type Shape, shapeText, sizeOf } from "../core/shape.ts";
+import { LoadedStep } from "../compile/load.ts";
+import { type CompiledStep, compileStep } from "../compile/step.ts";
+import type { Graph } from "../ir/graph.ts";
+import { MeshLayout } from "../ir/mesh.ts";
+import { type PartitionSpec, axisName, toValueSpec } from "../ir/spec.ts";
+import { scheduleMaker } from "../passes/schedule.ts";
+import { type DeviceKind, Engine } from "../runtime/engine.ts";
+import { PersistentStore } from "../runtime/persistent.ts";
+import { type Nested, Tensor, type TensorContext, flattenNested } from "./tensor.ts";
+import { SymBuilder, type SymNode, flatten, reachable } from "./trace.ts";
+
+/** How a mesh is opened. */
+export interface MeshOptions<Axis extends string = string> {
+  /** "auto" takes CUDA devices where there are any, else virtual CPU devices; "null" computes nothing (planning). */
+  readonly device?: "auto" | DeviceKind;
+  /** Sizes of the axes; one device when empty. */
+  readonly axes?: Readonly<Partial<Record<Axis, number>>>;
+  /** Threads of each CPU device; the cores are shared out by default. */
+  readonly threads?: number;
+  /** Sends wait for their receives (tests of schedules). */
+  readonly unbuffered?: boolean;
+  /** Longest time nothing may move while ranks wait for each other, in ms. */
+  readonly timeoutMs?: number;
+}
+
+/** How a tensor is made. */
+export interface TensorOptions<Axis extends string = string> {
+  readonly dtype?: DType;
+  /** How the mesh splits it; whole on every device by default. */
+  readonly spec?: PartitionSpec<Axis>;
+}
+
+/** Devices with named axes. Close it (or `using`) to stop their threads and free their memory. */
+export class Mesh<Axis extends string = string> implements TensorContext, AsyncDisposable {
+  readonly layout: MeshLayout;
+  readonly engine: Engine;
+  readonly store: PersistentStore;
+  readonly builder = new SymBuilder();
+  readonly #cache = new Map<string, CompiledStep>();
+  readonly #registry: FinalizationRegistry<string>;
+  #tensors = 0;
+
+  private constructor(layout: MeshLayout, engine: Engine) {
+    this.layout = layout;
+    this.engine = engine;
+    this.store = new PersistentStore(engine, layout);
+    this.#registry = new FinalizationRegistry((id) => this.store.free(id));
+  }
+
+  /** Opens the devices of a mesh. Throws MeshError for sizes that make no mesh. */
+  static async open<const A extends string = never>(options: MeshOptions<A> = {}): Promise<Mesh<A>> {
+    const sizes: Record<string, number> = {};
+    for (const [axis, size] of Object.entries(options.axes ?? {})) sizes[axis] = size as number;
+    const layout = new MeshLayout(sizes);
+    const device = options.device === undefined || options.device === "auto" ? "cpu" : options.device;
+    const engine = new Engine({
+      device,
+      devices: layout.devices,
+      ...(options.threads === undefined ? {} : { threads: options.threads }),
+      ...(options.unbuffered === undefined ? {} : { unbuffered: options.unbuffered }),
+      ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
+    });
+    return new Mesh<A>(layout, engine);
+  }
+
+  get name(): string {
+    return `mesh ${this.layout}`;
+  }
+  get devices(): number {
+    return this.layout.devices;
+  }
+
+  /** A tensor from nested arrays of numbers. Throws ShapeError for ragged ones. */
+  tensor(values: Nested, options: TensorOptions<Axis> = {}): Tensor {
+    const { shape, values: flat } = flattenNested(values);
+    return this.fromData(flat, shape, options);
+  }
+
+  /** A tensor from row-major elements. */
+  fromData(values: ArrayLike<number | boolean>, shape: Shape, options: TensorOptions<Axis> = {}): Tensor {
+    const dtype = options.dtype ?? (typeof values[0] === "boolean" ? "bool" : "f32");
+    if (values.length !== sizeOf(shape)) {
+      throw new ShapeError(`${values.length} elements do not make a tensor of shape ${shapeText(shape)}`);
+    }
+    return this.#place(toStorage(dtype, values), dtype, shape, options.spec);
+  }
+
+  #place(values: StorageArray, dtype: DType, shape: Shape, spec: PartitionSpec | undefined): Tensor {
+    const id = `tensor:${this.#tensors++}`;
+    this.store.allocate(id, { dtype, shape, spec: this.valueSpec(spec, shape) });
+    this.store.write(id, values);
+    const sym = this.builder.one("parameter", [], { id, dtype, shape: [...shape] });
+    this.#registry.register(sym.node, id);
+    return new Tensor(sym, this);
+  }
+
+  /** A user's spec for a shape on this mesh. Throws MeshError naming an axis the mesh lacks. */
+  valueSpec(spec: PartitionSpec | undefined, shape: Shape): ReturnType<typeof toValueSpec> {
+    if (spec && spec.length > shape.length) {
+      throw new ShapeError(`a spec of ${spec.length} dims for a tensor of shape ${shapeText(shape)}`);
+    }
+    const value = toValueSpec(spec, shape.length);
+    const used = new Set<string>();
+    for (const axis of value.dims.flat().map(axisName)) {
+      if (!this.layout.axes.includes(axis)) {
+        throw new MeshError(`${this.name} has no axis "${axis}"; it has ${this.layout.axes.join(", ") || "none"}`);
+      }
+      if (used.has(axis)) throw new MeshError(`a spec splits two dims over axis ${axis}`);
+      used.add(axis);
+    }
+    return value;
+  }
+
+  full(shape: Shape, value: number, dtype: DType = "f32"): Tensor {
+    return new Tensor(this.builder.constant(value, dtype, shape), this);
+  }
+  zeros(shape: Shape, dtype: DType = "f32"): Tensor {
+    return this.full(shape, 0, dtype);
+  }
+  ones(shape: Shape, dtype: DType = "f32"): Tensor {
+    return this.full(shape, 1, dtype);
+  }
+
+  /** Computes tensors together: one compiled program (cached by structure), one run. */
+  async evaluate(tensors: readonly Tensor[]): Promise<StorageArray[]> {
+    const outputs = tensors.map((t, i) => ({ name: `out${i}`, sym: t.sym }));
+    const leaves = reachable(outputs.map((o) => o.sym)).filter((n) => n.op === "parameter");
+    const graph = flatten(outputs);
+    const compiled = this.#compile(graph, leaves);
+    using loaded = new LoadedStep(this.engine, this.store, compiled);
+    const results = await loaded.run({});
+    return tensors.map((_, i) => results.get(`out${i}`)!);
+  }
+
+  /** The graph's program. Tensors are numbered by first use in the cached form, and bound by their own ids. */
+  #compile(graph: Graph, leaves: readonly SymNode[]): CompiledStep {
+    const number = new Map(leaves.map((n, i) => [n.params["id"] as string, `leaf${i}`]));
+    const id = new Map([...number].map(([own, canonical]) => [canonical, own]));
+    const nodes = graph.nodes.map((n) =>
+      n.op === "parameter" ? { ...n, params: { ...n.params, id: number.get(n.params["id"] as string)! } } : n,
+    );
+    const canonical: Graph = { ...graph, nodes };
+    const specs = [...id].map(([name, own]) => [name, this.store.type(own).spec]);
+    const key = JSON.stringify([nodes, graph.outputs, specs]);
+    const known = this.#cache.get(key) ?? this.#compileCanonical(canonical, (name) => this.store.type(id.get(name)!).spec);
+    this.#cache.set(key, known);
+    return { ...known, bindings: known.bindings.map((ids) => ids.map((name) => id.get(name)!)) };
+  }
+
+  #compileCanonical(graph: Graph, specOf: (id: string) => ReturnType<typeof toValueSpec>): CompiledStep {
+    return compileStep(
+      { inputs: [], micro: () => ({ nodes: [], values: [], outputs: [] }), close: () => graph },
+      {
+        layout: this.layout,
+        batchSize: 0,
+        microbatches: 1,
+        schedule: scheduleMaker("gpipe"),
+        stageOfPath: () => undefined,
+        parameterSpec: specOf,
+        passes: { precision: "f32" },
+      },
+    );
+  }
+
+  /** Stops the devices and frees their memory. */
+  async close(): Promise<void> {
+    this.engine.close();
+  }
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}

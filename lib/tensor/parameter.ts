@@ -1,0 +1,83 @@
+// Parameter: a named cell that holds a tensor across steps. Reading it in a traced function makes a `parameter` node.
+import type { DType, StorageArray } from "../core/dtype.ts";
+import { ShapeError } from "../core/errors.ts";
+import { type Shape, sameShape, shapeText, sizeOf } from "../core/shape.ts";
+import type { PartitionSpec } from "../ir/spec.ts";
+import { type Readable, Tensor, type TensorContext } from "./tensor.ts";
+
+/** How a fresh parameter is filled. Random values depend on the seed, the parameter's path and the element's index only. */
+export type Initial =
+  | { readonly kind: "constant"; readonly value: number }
+  | { readonly kind: "normal"; readonly std: number; readonly mean?: number }
+  | { readonly kind: "uniform"; readonly low: number; readonly high: number };
+
+/** How a parameter is stored on disk: a name and shape per file tensor; the inner form is a reshape of it. */
+export interface Stored {
+  readonly name: string;
+  readonly shape: Shape;
+}
+
+/** What a parameter is made from. */
+export interface ParameterOptions {
+  readonly shape: Shape;
+  readonly initial: Initial;
+  readonly dtype?: DType;
+  /** How the mesh splits it; axes the mesh lacks are ignored. */
+  readonly spec?: PartitionSpec;
+  /** Name and shape in files; by default the path and the inner shape. */
+  readonly stored?: Stored;
+  /** Frozen parameters get no gradient and no update. */
+  readonly frozen?: boolean;
+}
+
+/** A cell of a model. Its values live on a mesh once the model is placed there. */
+export class Parameter implements Readable {
+  /** Module path and name, set when the model is named: "h.0.attn.c_attn.weight". */
+  path = "";
+  readonly shape: Shape;
+  readonly dtype: DType;
+  readonly initial: Initial;
+  readonly spec: PartitionSpec;
+  frozen: boolean;
+  /** Values given from outside (a file), whole, in the inner form; taken when the model is placed. */
+  loaded: StorageArray | null = null;
+  readonly #stored: Stored | undefined;
+
+  constructor(options: ParameterOptions) {
+    this.shape = [...options.shape];
+    this.dtype = options.dtype ?? "f32";
+    this.initial = options.initial;
+    this.spec = options.spec ?? [];
+    this.frozen = options.frozen ?? false;
+    this.#stored = options.stored;
+    if (options.stored && sizeOf(options.stored.shape) !== sizeOf(this.shape)) {
+      throw new ShapeError(
+        `${options.stored.name}: stored shape ${shapeText(options.stored.shape)} is no reshape of ${shapeText(this.shape)}`,
+      );
+    }
+  }
+
+  /** Name and shape in files. */
+  get stored(): Stored {
+    return this.#stored ?? { name: this.path, shape: this.shape };
+  }
+
+  /** Whether weight decay applies: to what is stored with two or more dims. */
+  get decays(): boolean {
+    return this.stored.shape.length >= 2;
+  }
+
+  /** The parameter's value in a trace. Every read is a use of its own. */
+  read(context: TensorContext): Tensor {
+    const params = { id: this.path, dtype: this.dtype, shape: [...this.shape] };
+    return new Tensor(context.builder.one("parameter", [], params), context);
+  }
+
+  /** Gives the values, in the stored or the inner form. Throws ShapeError for another number of elements. */
+  load(values: StorageArray, shape: Shape): void {
+    if (!sameShape(shape, this.stored.shape) && !sameShape(shape, this.shape)) {
+      throw new ShapeError(`${this.stored.name} has shape ${shapeText(this.stored.shape)}, the given values ${shapeText(shape)}`);
+    }
+    this.loaded = values;
+  }
+}
