@@ -2,8 +2,6 @@
 import type { Graph, Node } from "../ir/graph.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
 import { type ValueSpec, replicated } from "../ir/spec.ts";
-import { verify } from "../ir/verify.ts";
-import { getOp } from "../ops/index.ts";
 import { fuse } from "../passes/fuse.ts";
 import { type Precision, placeCasts } from "../passes/precision.ts";
 import { shard } from "../passes/shard.ts";
@@ -11,8 +9,6 @@ import { shard } from "../passes/shard.ts";
 /** Settings of the passes. */
 export interface PassOptions {
   readonly precision: Precision;
-  /** Checks the graph after every pass (always on in tests). */
-  readonly verify?: boolean;
   /** Called with the graph after every pass, for printing. */
   readonly onPass?: (name: string, graph: Graph) => void;
 }
@@ -54,11 +50,9 @@ function outputRank(graph: Graph, name: string): number {
 /** Runs the list. */
 export function runGraphPasses(graph: Graph, sources: GraphSources, options: PassOptions): Graph {
   let g = graph;
-  if (options.verify) verify(g, getOp);
   for (const pass of graphPasses) {
     g = pass.run(g, sources, options);
-    if (options.verify) verify(g, getOp);
-    options.onPass?.(pass.name, g);
+      options.onPass?.(pass.name, g);
   }
   return g;
 }

@@ -8,7 +8,7 @@ import type { TableEntry, View } from "../ir/lowering.ts";
 import { type MeshLayout, batchAxes } from "../ir/mesh.ts";
 import { type Place, type ValueSpec, axisName, localShape, shardInterval } from "../ir/spec.ts";
 import { elementOps } from "../ops/kernels.ts";
-import { type StageAction, type Transfer, planActions } from "../passes/actions.ts";
+import { type BoundaryValue, type StageAction, pipelineActions } from "../passes/actions.ts";
 import { type Action, type DeviceTable, encodeProgram, encodeSegments } from "../passes/encode.ts";
 import { ProgramBuilder } from "../passes/lower.ts";
 import { planMemory } from "../passes/memory.ts";
@@ -266,8 +266,14 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
   const stages = layout.size("pp");
   if (options.refuseIdle) refuseIdleDevices(input);
   const staged = input.micro.get(sizes[0]!)!.staged;
-  const transfers: Transfer[] = staged.crossings.map((c, value) => ({ value, from: c.from, to: c.to, segment: c.segment }));
-  const planned = planActions({ stages, microbatches: sizes.length, schedule: options.schedule(stages, sizes.length), transfers });
+  const boundary: BoundaryValue[] = staged.crossings.map((c, value) => ({
+    value,
+    from: c.from,
+    to: c.to,
+    segment: c.segment,
+    needed: c.reader,
+  }));
+  const planned = pipelineActions(options.schedule(stages, sizes.length), boundary);
   const staging = stagingLayout(
     source.inputs.map((i) => ({ name: i.name, dtype: i.dtype, shape: i.batch ? [options.batchSize, ...i.shape] : i.shape })),
   );
@@ -287,7 +293,7 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
       roles.set(key, known);
     }
     const { role, code } = known;
-    const actions = deviceActions(input, role, rank, planned.actions[stage]!, staging.entries, outputs);
+    const actions = deviceActions(input, role, rank, planned.devices[stage]!, staging.entries, outputs);
     programs.push(encodeProgram(code, actions, deviceTable(layout, rank), sizes.length));
     bindings.push(role.bound);
     devices.push(devicePlan(role, code.plan, rank, stage));
@@ -380,7 +386,7 @@ function deviceActions(
     });
     run(role.seeds, 0, 0);
   }
-  pipelineActions(role, layout, rank, planned, { actions, feed, run });
+  stageActions(role, layout, rank, planned, { actions, feed, run });
   run(role.closing, 0, 0);
   for (const { name, view } of role.fetches) {
     const offset = outputs.claim(name, view, rank);
@@ -398,7 +404,7 @@ interface ActionSink {
 }
 
 /** Turns a stage's planned actions into this device's: its variants' segments, its peers; transfers of nothing fall away. */
-function pipelineActions(role: Role, layout: MeshLayout, rank: number, planned: readonly StageAction[], sink: ActionSink): void {
+function stageActions(role: Role, layout: MeshLayout, rank: number, planned: readonly StageAction[], sink: ActionSink): void {
   const coordinates = layout.coordinates(rank);
   const posted: (number | null)[] = []; // planned send ordinal -> real one, null where nothing is sent
   let sends = 0;

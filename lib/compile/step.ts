@@ -4,7 +4,7 @@ import type { DType } from "../core/dtype.ts";
 import { dtypeSize } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
-import type { Graph, Node, TensorType } from "../ir/graph.ts";
+import type { Graph, TensorType } from "../ir/graph.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
 import { batchAxes } from "../ir/mesh.ts";
 import { type ValueSpec, replicated } from "../ir/spec.ts";

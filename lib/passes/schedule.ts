@@ -87,8 +87,8 @@ export function stageDevices(schedule: Schedule): number[] {
 export function checkSchedule(schedule: Schedule): void {
   checkCounts(schedule.stages, schedule.microbatches);
   stageDevices(schedule);
-  const segments: Segment[] = hasWeightSegment(schedule) ? ["F", "B", "W"] : ["F", "B"];
   const runs = schedule.devices.flat();
+  const segments: Segment[] = (["F", "B", "W"] as const).filter((s) => s === "F" || runs.some((r) => r.segment === s));
   for (const stage of upTo(schedule.stages)) {
     checkRuns(
       runs.filter((r) => r.stage === stage),
@@ -130,6 +130,12 @@ export function checkRuns(
   }
   for (const run of done) fail(`runs ${run[0]} of microbatch ${run.slice(1)}, which does not exist`, { run });
 }
+
+/** Forwards only: evaluation and inference. */
+export const forwardOnly: ScheduleMaker = (stages, microbatches) => {
+  checkCounts(stages, microbatches);
+  return makeSchedule("forward", stages, microbatches, (stage) => upTo(microbatches).map((m) => forward(stage, m)));
+};
 
 /** True when the backward for weights is scheduled by itself. */
 export function hasWeightSegment(schedule: Schedule): boolean {

@@ -121,7 +121,7 @@ export class PersistentStore {
     const entry = this.#entries.get(id);
     if (!entry) return;
     this.#entries.delete(id);
-    entry.buffers.forEach((buffer, rank) => {
+    entry.buffers.forEach((buffer) => {
       if (buffer >= 0) this.#engine.free(buffer);
     });
   }
