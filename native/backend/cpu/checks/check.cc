@@ -67,4 +67,28 @@ Status checkUnitStride(const char* name, const Operand& operand) {
                 " in its last dim, expected 1");
 }
 
+Status checkNoRepeats(const char* name, const Operand& operand) {
+  const View& view = *operand.view;
+  int order[kMaxRank], rank = 0;
+  for (int d = 0; d < view.rank; ++d) {
+    if (view.dims[d] == 0) return {};
+    if (view.dims[d] == 1) continue;
+    int at = rank++;
+    for (; at > 0 && view.strides[order[at - 1]] > view.strides[d]; --at) order[at] = order[at - 1];
+    order[at] = d;
+  }
+  int64_t reach = 0;  // of the smaller dims, from their first element to their last
+  for (int i = 0; i < rank; ++i) {
+    const int d = order[i];
+    if (view.strides[d] <= reach) return refuse(std::string(name) + " has elements that share memory");
+    reach += view.strides[d] * (view.dims[d] - 1);
+  }
+  return {};
+}
+
+Status checkContiguous(const char* name, const Operand& operand) {
+  if (operand.view->contiguous()) return {};
+  return refuse(std::string(name) + dimsOf(*operand.view) + " is not contiguous");
+}
+
 }  // namespace meshwork

@@ -26,6 +26,9 @@ Status checkSameDims(const char* name, const Operand& operand, const char* other
 Status checkDType(const char* name, const Operand& operand, DType dtype);
 // Unit stride in the last dim (or at most one element in it).
 Status checkUnitStride(const char* name, const Operand& operand);
+// No two elements share memory: by rising stride, each dim (of size > 1) steps over all the smaller ones.
+Status checkNoRepeats(const char* name, const Operand& operand);
+Status checkContiguous(const char* name, const Operand& operand);
 
 }  // namespace meshwork
 

@@ -1,0 +1,117 @@
+// Sixteen running values at a time, on every instruction set: sums are taken in the same order everywhere.
+#pragma once
+#include "backend/cpu/kernels/rows.h"
+
+namespace meshwork::MESHWORK_ISA {
+
+constexpr int kWide = 16;
+
+// kLanes<A> elements of x, as A: float64 of float32 or bfloat16, float32 of bfloat16, or what they are.
+template <class A, class T>
+MESHWORK_INLINE Vec<A> loadAs(const T* x) {
+  if constexpr (__is_same(A, T) || (__is_same(A, float) && __is_same(T, bf16))) {
+    return load(x);
+  } else if constexpr (__is_same(T, float)) {
+    F32Half half;
+    std::memcpy(&half, x, sizeof half);
+    return __builtin_convertvector(half, F64);
+  } else {
+    static_assert(__is_same(A, double) && __is_same(T, bf16));
+    typename VectorOf<uint16_t, kVectorBytes / 4>::type bits;
+    std::memcpy(&bits, x, sizeof bits);
+    const auto wide = __builtin_convertvector(bits, typename VectorOf<uint32_t, kVectorBytes / 2>::type) << 16;
+    return __builtin_convertvector(bitCast<F32Half>(wide), F64);
+  }
+}
+
+// The inverse of loadAs for results computed in A.
+template <class T, class A>
+MESHWORK_INLINE void storeAs(T* y, Vec<A> value) {
+  if constexpr (__is_same(A, T) || (__is_same(A, float) && __is_same(T, bf16))) {
+    store(y, value);
+  } else {
+    for (int i = 0; i < kLanes<A>; ++i) y[i] = narrowOne<T>(static_cast<Compute<T>>(value[i]));
+  }
+}
+
+struct SumOf {
+  template <class V>
+  MESHWORK_INLINE V operator()(V a, V b) const {
+    return a + b;
+  }
+};
+struct MaxOf {
+  template <class V>
+  MESHWORK_INLINE V operator()(V a, V b) const {
+    return a != a ? a : (a > b ? a : b);  // a NaN on either side stays
+  }
+};
+struct MinOf {
+  template <class V>
+  MESHWORK_INLINE V operator()(V a, V b) const {
+    return a != a ? a : (a < b ? a : b);
+  }
+};
+
+// Running values of Op; element i of a row goes to lane i % 16.
+template <class A, class Op>
+class Accumulator {
+ public:
+  explicit MESHWORK_INLINE Accumulator(A identity) : identity_(identity) {
+    for (Vec<A>& value : values_) value = splat(identity);
+  }
+
+  // f maps vectors and scalars of A alike, before they are accumulated.
+  template <class T, class F>
+  MESHWORK_INLINE void addRow(const T* x, int64_t n, const F& f) {
+    int64_t i = 0;
+    for (; i + kWide <= n; i += kWide) {
+      for (int k = 0; k < kParts; ++k) values_[k] = Op()(values_[k], f(loadAs<A>(x + i + k * kLanes<A>)));
+    }
+    if (i < n) addFew(n - i, [&](int64_t j) { return f(static_cast<A>(widenOne(x[i + j]))); });
+  }
+  template <class T>
+  MESHWORK_INLINE void addRow(const T* x, int64_t n) {
+    addRow(x, n, [](auto v) { return v; });
+  }
+  // f(i) gives vectors of kLanes<A> elements at i, g(i) one element.
+  template <class F, class G>
+  MESHWORK_INLINE void addEach(int64_t n, const F& f, const G& g) {
+    int64_t i = 0;
+    for (; i + kWide <= n; i += kWide) {
+      for (int k = 0; k < kParts; ++k) values_[k] = Op()(values_[k], f(i + k * kLanes<A>));
+    }
+    if (i < n) addFew(n - i, [&](int64_t j) { return g(i + j); });
+  }
+  template <class T>
+  MESHWORK_INLINE void addStrided(const T* x, int64_t stride, int64_t n) {
+    for (int64_t i = 0; i < n; i += kWide) {
+      addFew(n - i < kWide ? n - i : kWide, [&](int64_t j) { return static_cast<A>(widenOne(x[(i + j) * stride])); });
+    }
+  }
+
+  // All lanes, combined by halves.
+  MESHWORK_INLINE A total() const {
+    A lanes[kWide];
+    std::memcpy(lanes, values_, sizeof lanes);
+    for (int half = kWide / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) lanes[i] = Op()(lanes[i], lanes[i + half]);
+    }
+    return lanes[0];
+  }
+
+ private:
+  static constexpr int kParts = kWide / kLanes<A>;
+
+  template <class F>
+  MESHWORK_INLINE void addFew(int64_t n, const F& f) {
+    A few[kWide];
+    for (int64_t j = 0; j < kWide; ++j) few[j] = j < n ? f(j) : identity_;
+    for (int k = 0; k < kParts; ++k) values_[k] = Op()(values_[k], load(few + k * kLanes<A>));
+  }
+
+  A identity_;
+  Vec<A> values_[kParts];
+};
+
+}  // namespace meshwork::MESHWORK_ISA
