@@ -16,6 +16,7 @@ import { opTableHash } from "../ops/hash.ts";
 export type EngineHandle = number;
 export type BufferHandle = number;
 export type ExecutableHandle = number;
+export type FileHandle = number;
 
 /** What machine and what build this is. */
 export interface AddonInfo {
@@ -84,6 +85,24 @@ export interface EngineStats {
   readonly profile: readonly ProfileEvent[];
 }
 
+/** A safetensors file, open and with its header checked: entry i of each list is tensor i. */
+export interface SafetensorsIndex {
+  readonly file: FileHandle;
+  /** Size of the file. */
+  readonly bytes: number;
+  readonly names: readonly string[];
+  /** The format's names: `F32`, `BF16`, `I64`, ... */
+  readonly dtypes: readonly string[];
+  readonly ranks: Int32Array;
+  /** All dims, one tensor after the other. */
+  readonly dims: Float64Array;
+  /** First byte in the file of each tensor, and the byte behind its last. */
+  readonly begins: Float64Array;
+  readonly ends: Float64Array;
+  /** The pairs of `__metadata__`. */
+  readonly metadata: readonly (readonly [string, string])[];
+}
+
 /** A view over an ordinary ArrayBuffer; shared, resizable and detached ones are refused. */
 export type HostView = NodeJS.ArrayBufferView;
 
@@ -116,6 +135,9 @@ interface Native {
   busy(engine: EngineHandle): boolean;
   setProfiling(engine: EngineHandle, on: boolean): void;
   stats(engine: EngineHandle): EngineStats;
+  safetensorsOpen(path: string, followLinks: boolean): SafetensorsIndex;
+  fileRead(file: FileHandle, byteOffset: number, target: HostView): void;
+  fileClose(file: FileHandle): void;
 }
 
 const root = new URL("../../", import.meta.url);
@@ -296,4 +318,22 @@ export function setProfiling(engine: EngineHandle, on: boolean): void {
 /** Counters and times. */
 export function stats(engine: EngineHandle): EngineStats {
   return call((a) => a.stats(engine));
+}
+
+/**
+ * Opens a safetensors file and checks its header: FileError when it cannot be read, CheckpointError when it is malformed.
+ * With `followLinks` false a symbolic link is refused. Close the file with fileClose.
+ */
+export function safetensorsOpen(path: string, options: { readonly followLinks?: boolean } = {}): SafetensorsIndex {
+  return call((a) => a.safetensorsOpen(path, options.followLinks ?? true));
+}
+
+/** Fills `target` with the file's bytes from `byteOffset`; throws beyond the end. */
+export function fileRead(file: FileHandle, byteOffset: number, target: HostView): void {
+  call((a) => a.fileRead(file, byteOffset, target));
+}
+
+/** Closes the file. */
+export function fileClose(file: FileHandle): void {
+  call((a) => a.fileClose(file));
 }

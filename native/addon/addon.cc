@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "addon/args.h"
+#include "addon/files.h"
 #include "addon/promises.h"
 #include "addon/stats.h"
 #include "backend/cpu/isa.h"
@@ -14,13 +15,12 @@
 namespace meshwork {
 namespace {
 
-constexpr int64_t kLargest = int64_t{1} << 53;
-
 // All a JavaScript environment (the main thread or a worker) has open.
 struct State {
   explicit State(Napi::Env env) : promises(env) {}
   Promises promises;
   Handles<Engine> engines;
+  Handles<File> files;
 
   // Threads are joined here, before the environment goes; finalizers may never come.
   static void cleanUp(void* data) {
@@ -32,13 +32,14 @@ struct State {
 
 State& stateOf(const Args& args) { return *args.env().GetInstanceData<State>(); }
 
-Engine& engineOf(const Args& args) {
+// Held while an argument is read: that can run JavaScript, which can close the engine.
+std::shared_ptr<Engine> engineOf(const Args& args) {
   const int32_t handle = args.handle(0, "engine");
-  const std::shared_ptr<Engine> engine = stateOf(args).engines.find(handle);
+  std::shared_ptr<Engine> engine = stateOf(args).engines.find(handle);
   if (engine == nullptr) {
     throw toError(args.env(), Status(Code::invalidArgument, "engine " + std::to_string(handle) + " is closed or unknown"));
   }
-  return *engine;
+  return engine;
 }
 
 Napi::Value number(const Args& args, double value) { return Napi::Number::New(args.env(), value); }
@@ -101,57 +102,57 @@ Napi::Value engineClose(const Args& args) {
 
 // bufferAlloc(engine, device, bytes): handle
 Napi::Value bufferAlloc(const Args& args) {
-  Engine& engine = engineOf(args);
-  const auto device = static_cast<int>(args.integer(1, "device", 0, engine.devices() - 1));
+  const std::shared_ptr<Engine> engine = engineOf(args);
+  const auto device = static_cast<int>(args.integer(1, "device", 0, engine->devices() - 1));
   int32_t handle = 0;
-  throwUnless(args.env(), engine.allocate(device, args.bytes(2, "bytes"), &handle));
+  throwUnless(args.env(), engine->allocate(device, args.bytes(2, "bytes"), &handle));
   return number(args, handle);
 }
 
 Napi::Value bufferFree(const Args& args) {
-  throwUnless(args.env(), engineOf(args).freeBuffer(args.handle(1, "buffer")));
+  throwUnless(args.env(), engineOf(args)->freeBuffer(args.handle(1, "buffer")));
   return args.env().Undefined();
 }
 
 // bufferWrite(engine, buffer, byteOffset, view)
 Napi::Value bufferWrite(const Args& args) {
-  Engine& engine = engineOf(args);
+  const std::shared_ptr<Engine> engine = engineOf(args);
   const int32_t buffer = args.handle(1, "buffer");
   const int64_t offset = args.bytes(2, "byteOffset");
   const ViewBytes view = args.view(3, "source");
-  throwUnless(args.env(), engine.write(buffer, offset, view.data, view.size));
+  throwUnless(args.env(), engine->write(buffer, offset, view.data, view.size));
   return args.env().Undefined();
 }
 
 // bufferRead(engine, buffer, byteOffset, view)
 Napi::Value bufferRead(const Args& args) {
-  Engine& engine = engineOf(args);
+  const std::shared_ptr<Engine> engine = engineOf(args);
   const int32_t buffer = args.handle(1, "buffer");
   const int64_t offset = args.bytes(2, "byteOffset");
   const ViewBytes view = args.view(3, "target");
-  throwUnless(args.env(), engine.read(buffer, offset, view.data, view.size));
+  throwUnless(args.env(), engine->read(buffer, offset, view.data, view.size));
   return args.env().Undefined();
 }
 
 // bufferWriteQueued(engine, buffer, byteOffset, view): Promise of an empty Uint8Array
 Napi::Value bufferWriteQueued(const Args& args) {
-  Engine& engine = engineOf(args);
+  const std::shared_ptr<Engine> engine = engineOf(args);
   const int32_t buffer = args.handle(1, "buffer");
   const int64_t offset = args.bytes(2, "byteOffset");
   const ViewBytes view = args.view(3, "source");
   return promise(args, [&](Engine::Completion done) {
-    return engine.queueWrite(buffer, offset, copyOf(view), std::move(done));
+    return engine->queueWrite(buffer, offset, copyOf(view), std::move(done));
   });
 }
 
 // bufferReadQueued(engine, buffer, byteOffset, bytes): Promise<Uint8Array>
 Napi::Value bufferReadQueued(const Args& args) {
-  Engine& engine = engineOf(args);
+  const std::shared_ptr<Engine> engine = engineOf(args);
   const int32_t buffer = args.handle(1, "buffer");
   const int64_t offset = args.bytes(2, "byteOffset");
   const int64_t bytes = args.bytes(3, "bytes");
   return promise(args,
-                 [&](Engine::Completion done) { return engine.queueRead(buffer, offset, bytes, std::move(done)); });
+                 [&](Engine::Completion done) { return engine->queueRead(buffer, offset, bytes, std::move(done)); });
 }
 
 // executableLoad(engine, programs, buffers, inputBytes, outputBytes): handle
@@ -159,9 +160,9 @@ Napi::Value executableLoad(const Args& args) {
   const auto programs = args.int32Arrays(1, "programs");
   const auto buffers = args.int32Arrays(2, "buffers");
   const int64_t inputBytes = args.bytes(3, "inputBytes"), outputBytes = args.bytes(4, "outputBytes");
-  Engine& engine = engineOf(args);
+  const std::shared_ptr<Engine> engine = engineOf(args);
   int32_t handle = 0;
-  throwUnless(args.env(), engine.load(spans(programs), spans(buffers), inputBytes, outputBytes, &handle));
+  throwUnless(args.env(), engine->load(spans(programs), spans(buffers), inputBytes, outputBytes, &handle));
   return number(args, handle);
 }
 
@@ -169,12 +170,12 @@ Napi::Value executableLoad(const Args& args) {
 Napi::Value executableBind(const Args& args) {
   const int32_t executable = args.handle(1, "executable");
   const auto buffers = args.int32Arrays(2, "buffers");
-  throwUnless(args.env(), engineOf(args).bind(executable, spans(buffers)));
+  throwUnless(args.env(), engineOf(args)->bind(executable, spans(buffers)));
   return args.env().Undefined();
 }
 
 Napi::Value executableFree(const Args& args) {
-  throwUnless(args.env(), engineOf(args).freeExecutable(args.handle(1, "executable")));
+  throwUnless(args.env(), engineOf(args)->freeExecutable(args.handle(1, "executable")));
   return args.env().Undefined();
 }
 
@@ -182,30 +183,64 @@ Napi::Value executableFree(const Args& args) {
 Napi::Value run(const Args& args) {
   const int32_t executable = args.handle(1, "executable");
   const ViewBytes view = args.view(2, "inputs");
-  Engine& engine = engineOf(args);
+  const std::shared_ptr<Engine> engine = engineOf(args);
   return promise(args,
-                 [&](Engine::Completion done) { return engine.run(executable, copyOf(view), std::move(done)); });
+                 [&](Engine::Completion done) { return engine->run(executable, copyOf(view), std::move(done)); });
 }
 
 // abort(engine, reason)
 Napi::Value abortRuns(const Args& args) {
-  Engine& engine = engineOf(args);
-  engine.abort(args.string(1, "reason"));
+  const std::shared_ptr<Engine> engine = engineOf(args);
+  engine->abort(args.string(1, "reason"));
   return args.env().Undefined();
 }
 
-Napi::Value busy(const Args& args) { return Napi::Boolean::New(args.env(), engineOf(args).busy()); }
+Napi::Value busy(const Args& args) { return Napi::Boolean::New(args.env(), engineOf(args)->busy()); }
 
 // setProfiling(engine, on)
 Napi::Value setProfiling(const Args& args) {
-  Engine& engine = engineOf(args);
-  engine.setProfiling(args.boolean(1, "on"));
+  const std::shared_ptr<Engine> engine = engineOf(args);
+  engine->setProfiling(args.boolean(1, "on"));
   return args.env().Undefined();
 }
 
 Napi::Value stats(const Args& args) {
-  const Engine& engine = engineOf(args);
-  return statsObject(args.env(), engine.backend(), engine.stats());
+  const std::shared_ptr<Engine> engine = engineOf(args);
+  return statsObject(args.env(), engine->backend(), engine->stats());
+}
+
+// safetensorsOpen(path, followLinks): {file, ...index}
+Napi::Value safetensorsOpen(const Args& args) {
+  const std::string path = args.string(0, "path");
+  Safetensors index;
+  throwUnless(args.env(), openSafetensors(path, args.boolean(1, "followLinks"), &index));
+  Napi::Object result = safetensorsObject(args.env(), index);
+  result["file"] = number(args, stateOf(args).files.add(std::move(index.file)));
+  return result;
+}
+
+std::shared_ptr<File> fileOf(const Args& args) {
+  const int32_t handle = args.handle(0, "file");
+  std::shared_ptr<File> file = stateOf(args).files.find(handle);
+  if (file == nullptr) {
+    throw toError(args.env(), Status(Code::invalidArgument, "file " + std::to_string(handle) + " is closed or unknown"));
+  }
+  return file;
+}
+
+// fileRead(file, byteOffset, view)
+Napi::Value fileRead(const Args& args) {
+  const std::shared_ptr<File> file = fileOf(args);
+  const int64_t offset = args.bytes(1, "byteOffset");
+  const ViewBytes view = args.view(2, "target");
+  throwUnless(args.env(), file->read(offset, view.data, view.size));
+  return args.env().Undefined();
+}
+
+Napi::Value fileClose(const Args& args) {
+  fileOf(args);
+  stateOf(args).files.remove(args.handle(0, "file"));
+  return args.env().Undefined();
 }
 
 // Keeps C++ exceptions on this side.
@@ -250,6 +285,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add<busy>(exports, "busy");
   add<setProfiling>(exports, "setProfiling");
   add<stats>(exports, "stats");
+  add<safetensorsOpen>(exports, "safetensorsOpen");
+  add<fileRead>(exports, "fileRead");
+  add<fileClose>(exports, "fileClose");
   return exports;
 }
 

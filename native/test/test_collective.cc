@@ -1,0 +1,416 @@
+// In-process collectives: values for uneven counts and every dtype, disagreement, deadlines, aborts, messages.
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <thread>
+
+#include "collective/collective.h"
+#include "runtime/pool.h"
+#include "test/harness.h"
+
+namespace meshwork {
+namespace {
+
+View viewOf(DType dtype, std::vector<int64_t> dims) {
+  View view;
+  view.dtype = dtype;
+  view.rank = static_cast<int32_t>(dims.size());
+  int64_t stride = 1;
+  for (int d = view.rank - 1; d >= 0; --d) {
+    view.dims[d] = dims[static_cast<size_t>(d)];
+    view.strides[d] = stride;
+    stride *= view.dims[d];
+  }
+  return view;
+}
+
+std::vector<int32_t> upTo(int n) {
+  std::vector<int32_t> ranks;
+  for (int r = 0; r < n; ++r) ranks.push_back(r);
+  return ranks;
+}
+
+std::unique_ptr<Communicator> open(int ranks, int64_t timeoutMs = 20000) {
+  CommunicatorOptions options;
+  options.ranks = ranks;
+  options.timeoutMs = timeoutMs;
+  return openInProcess(options);
+}
+
+// body(rank, pool) on a thread for each rank; their statuses.
+std::vector<Status> onRanks(int ranks, const std::function<Status(int, Pool&)>& body) {
+  std::vector<Status> statuses(static_cast<size_t>(ranks));
+  std::vector<std::thread> threads;
+  for (int r = 0; r < ranks; ++r) {
+    threads.emplace_back([&, r] {
+      Pool pool(1 + r % 2, 0, false);
+      statuses[static_cast<size_t>(r)] = body(r, pool);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return statuses;
+}
+
+void allOk(const std::vector<Status>& statuses) {
+  for (const Status& status : statuses) {
+    if (!status.ok()) test::fail(__FILE__, __LINE__, status.message());
+  }
+}
+
+template <class T>
+T make(double value) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    return toBf16(static_cast<float>(value));
+  } else {
+    return static_cast<T>(value);
+  }
+}
+template <class T>
+double get(T value) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    return toFloat(value);
+  } else {
+    return static_cast<double>(value);
+  }
+}
+
+Collective call(Op op, const void* in, void* out, const View& x, const View& y) {
+  Collective c;
+  c.op = op;
+  c.label = "test";
+  c.in = static_cast<const std::byte*>(in);
+  c.out = static_cast<std::byte*>(out);
+  c.x = &x;
+  c.y = &y;
+  return c;
+}
+
+template <class T>
+void allReduce(DType dtype, int ranks, int64_t count, Reduction reduction, bool inPlace) {
+  auto communicator = open(ranks);
+  CommunicatorGroup* group = communicator->group(upTo(ranks));
+  const View view = viewOf(dtype, {count});
+  std::vector<std::vector<T>> x(static_cast<size_t>(ranks)), y(static_cast<size_t>(ranks));
+  const auto value = [&](int r, int64_t i) { return static_cast<double>((i * 7 + r * 3) % 11 - 5); };
+  for (int r = 0; r < ranks; ++r) {
+    const auto s = static_cast<size_t>(r);
+    for (int64_t i = 0; i < count; ++i) x[s].push_back(make<T>(value(r, i)));
+    y[s].resize(x[s].size());
+  }
+  allOk(onRanks(ranks, [&](int r, Pool& pool) {
+    const auto s = static_cast<size_t>(r);
+    Collective c = call(Op::all_reduce, x[s].data(), inPlace ? x[s].data() : y[s].data(), view, view);
+    c.reduction = reduction;
+    return communicator->run(r, *group, c, pool);
+  }));
+  for (int64_t i = 0; i < count; ++i) {
+    double expected = value(0, i);
+    for (int r = 1; r < ranks; ++r) {
+      const double v = value(r, i);
+      expected = reduction == Reduction::sum ? expected + v : reduction == Reduction::max ? std::max(expected, v) : std::min(expected, v);
+    }
+    for (size_t r = 0; r < x.size(); ++r) CHECK_EQ(get((inPlace ? x : y)[r][static_cast<size_t>(i)]), expected);
+  }
+}
+
+TEST(collective_all_reduce) {
+  for (const int ranks : {1, 2, 3, 4, 8}) {
+    for (const int64_t count : {0, 1, 5, 1000, 70001}) {
+      allReduce<float>(DType::f32, ranks, count, Reduction::sum, false);
+    }
+    allReduce<float>(DType::f32, ranks, 333, Reduction::max, true);
+    allReduce<double>(DType::f64, ranks, 333, Reduction::min, true);
+    allReduce<bf16>(DType::bf16, ranks, 333, Reduction::sum, false);
+    allReduce<int32_t>(DType::i32, ranks, 333, Reduction::sum, true);
+    allReduce<int32_t>(DType::i32, ranks, 33, Reduction::max, false);
+  }
+}
+
+TEST(collective_all_reduce_keeps_nan) {
+  auto communicator = open(2);
+  CommunicatorGroup* group = communicator->group({0, 1});
+  const View view = viewOf(DType::f32, {2});
+  float x[2][2] = {{NAN, 1}, {1, NAN}};
+  allOk(onRanks(2, [&](int r, Pool& pool) {
+    Collective c = call(Op::all_reduce, x[r], x[r], view, view);
+    c.reduction = Reduction::max;
+    return communicator->run(r, *group, c, pool);
+  }));
+  for (const auto& row : x) CHECK(std::isnan(row[0]) && std::isnan(row[1]));
+}
+
+int64_t total(const std::vector<int32_t>& counts) {
+  int64_t sum = 0;
+  for (const int32_t c : counts) sum += c;
+  return sum;
+}
+
+// Gathers and scatters [3, n, 2] along the middle dim, with every rank's part of its own size.
+void gatherAndScatter(const std::vector<int32_t>& counts) {
+  const int ranks = static_cast<int>(counts.size());
+  const int64_t whole = total(counts);
+  auto communicator = open(ranks);
+  CommunicatorGroup* group = communicator->group(upTo(ranks));
+  const View wholeView = viewOf(DType::f32, {3, whole, 2});
+  const auto at = [&](int64_t o, int64_t i, int64_t k) { return static_cast<float>(o * 1000 + i * 10 + k); };
+  allOk(onRanks(ranks, [&](int r, Pool& pool) {
+    const int64_t mine = counts[static_cast<size_t>(r)];
+    int64_t start = 0;
+    for (int i = 0; i < r; ++i) start += counts[static_cast<size_t>(i)];
+    const View partView = viewOf(DType::f32, {3, mine, 2});
+    std::vector<float> part(static_cast<size_t>(6 * mine)), all(static_cast<size_t>(6 * whole)), back(part.size());
+    for (int64_t o = 0; o < 3; ++o) {
+      for (int64_t i = 0; i < mine; ++i) {
+        for (int64_t k = 0; k < 2; ++k) part[static_cast<size_t>((o * mine + i) * 2 + k)] = at(o, start + i, k);
+      }
+    }
+    Collective c = call(Op::all_gather, part.data(), all.data(), partView, wholeView);
+    c.dim = 1;
+    c.counts = counts.data();
+    Status status = communicator->run(r, *group, c, pool);
+    for (int64_t i = 0; status.ok() && i < 6 * whole; ++i) {
+      if (all[static_cast<size_t>(i)] != at(i / (2 * whole), i / 2 % whole, i % 2)) return Status(Code::internal, "gathered wrongly");
+    }
+    if (!status.ok()) return status;
+    c = call(Op::reduce_scatter, all.data(), back.data(), wholeView, partView);
+    c.dim = 1;
+    c.counts = counts.data();
+    status = communicator->run(r, *group, c, pool);
+    for (size_t i = 0; status.ok() && i < part.size(); ++i) {
+      if (back[i] != static_cast<float>(ranks) * part[i]) return Status(Code::internal, "scattered wrongly");
+    }
+    return status;
+  }));
+}
+
+TEST(collective_gather_and_scatter) {
+  gatherAndScatter({4});
+  gatherAndScatter({3, 3});
+  gatherAndScatter({5, 0, 2});
+  gatherAndScatter({0, 0, 0, 1});
+  gatherAndScatter({0, 0});
+  gatherAndScatter({2, 2, 2, 2, 1, 1, 1, 700});
+}
+
+// Every rank holds its part of the join dim whole along the split dim, and gets the reverse.
+void allToAll(const std::vector<int32_t>& split, const std::vector<int32_t>& join, int splitDim, int joinDim) {
+  const int ranks = static_cast<int>(split.size());
+  auto communicator = open(ranks);
+  CommunicatorGroup* group = communicator->group(upTo(ranks));
+  std::vector<int64_t> dims = {2, 2, 2, 3};
+  dims[static_cast<size_t>(splitDim)] = total(split);
+  dims[static_cast<size_t>(joinDim)] = total(join);
+  const auto globalIndex = [&](const std::vector<int64_t>& index) {
+    int64_t flat = 0;
+    for (size_t d = 0; d < dims.size(); ++d) flat = flat * dims[d] + index[d];
+    return static_cast<int32_t>(flat);
+  };
+  // The local array whose `dim` holds the part [start, start + size) of the global one.
+  const auto local = [&](int dim, int64_t start, int64_t size) {
+    std::vector<int64_t> own = dims;
+    own[static_cast<size_t>(dim)] = size;
+    std::vector<int32_t> values;
+    for (int64_t i = 0; i < own[0] * own[1] * own[2] * own[3]; ++i) {
+      std::vector<int64_t> index = {i / (own[3] * own[2] * own[1]), i / (own[3] * own[2]) % own[1], i / own[3] % own[2], i % own[3]};
+      index[static_cast<size_t>(dim)] += start;
+      values.push_back(globalIndex(index));
+    }
+    return std::pair(viewOf(DType::i32, own), values);
+  };
+  allOk(onRanks(ranks, [&](int r, Pool& pool) {
+    const auto s = static_cast<size_t>(r);
+    int64_t splitStart = 0, joinStart = 0;
+    for (size_t i = 0; i < s; ++i) splitStart += split[i], joinStart += join[i];
+    const auto [x, values] = local(joinDim, joinStart, join[s]);
+    const auto [y, expected] = local(splitDim, splitStart, split[s]);
+    std::vector<int32_t> out(expected.size());
+    Collective c = call(Op::all_to_all, values.data(), out.data(), x, y);
+    c.dim = splitDim;
+    c.joinDim = joinDim;
+    c.counts = split.data();
+    c.joinCounts = join.data();
+    Status status = communicator->run(r, *group, c, pool);
+    if (status.ok() && out != expected) status = Status(Code::internal, "exchanged wrongly");
+    return status;
+  }));
+}
+
+TEST(collective_all_to_all) {
+  allToAll({2, 2}, {3, 3}, 1, 2);
+  allToAll({2, 2}, {3, 3}, 2, 1);
+  allToAll({3, 0, 2}, {1, 4, 0}, 0, 3);
+  allToAll({3, 0, 2}, {1, 4, 0}, 3, 0);
+  allToAll({1, 2, 3, 0}, {2, 2, 1, 1}, 0, 1);
+  allToAll({5}, {4}, 1, 3);
+}
+
+// Split and joined along the same dim: rank r sends r + i elements to rank i.
+TEST(collective_all_to_all_same_dim) {
+  constexpr int kRanks = 3;
+  auto communicator = open(kRanks);
+  CommunicatorGroup* group = communicator->group(upTo(kRanks));
+  allOk(onRanks(kRanks, [&](int r, Pool& pool) {
+    std::vector<int32_t> counts, x, expected;
+    for (int i = 0; i < kRanks; ++i) {
+      counts.push_back(r + i);
+      for (int e = 0; e < r + i; ++e) x.push_back(100 * r + 10 * i + e), expected.push_back(100 * i + 10 * r + e);
+    }
+    const View view = viewOf(DType::i32, {static_cast<int64_t>(x.size())});
+    std::vector<int32_t> out(x.size());
+    Collective c = call(Op::all_to_all, x.data(), out.data(), view, view);
+    c.counts = c.joinCounts = counts.data();
+    Status status = communicator->run(r, *group, c, pool);
+    if (status.ok() && out != expected) status = Status(Code::internal, "exchanged wrongly");
+    return status;
+  }));
+}
+
+TEST(collective_broadcast_in_a_subgroup) {
+  auto communicator = open(4);
+  CommunicatorGroup* group = communicator->group({1, 3});
+  const View view = viewOf(DType::boolean, {5});
+  allOk(onRanks(4, [&](int r, Pool& pool) {
+    if (r % 2 == 0) return Status();
+    char x[5] = {}, y[5] = {};
+    std::fill(std::begin(x), std::end(x), static_cast<char>(r));
+    Collective c = call(Op::broadcast, x, y, view, view);
+    c.root = 1;
+    Status status = communicator->run(r, *group, c, pool);
+    if (status.ok() && y[4] != 3) status = Status(Code::internal, "broadcast wrongly");
+    return status;
+  }));
+}
+
+// One rank's call differs: both are named, nobody hangs, and the communicator works again after a reset.
+void disagree(const std::function<void(Collective&)>& change) {
+  auto communicator = open(3);
+  CommunicatorGroup* group = communicator->group(upTo(3));
+  const View view = viewOf(DType::f32, {6}), other = viewOf(DType::f32, {5});
+  const std::vector<int32_t> counts = {2, 2, 2};
+  float x[3][6] = {}, y[3][6] = {};
+  const auto statuses = onRanks(3, [&](int r, Pool& pool) {
+    Collective c = call(Op::all_reduce, x[r], y[r], view, view);
+    c.counts = counts.data();
+    if (r == 1) {
+      c.x = c.y = &other;
+      change(c);
+    }
+    return communicator->run(r, *group, c, pool);
+  });
+  for (const Status& status : statuses) CHECK(!status.ok());
+  CHECK(communicator->failure().code() == Code::invalidProgram);
+  CHECK(communicator->failure().message().find("disagree") != std::string::npos);
+  CHECK(communicator->reset().ok());
+  allOk(onRanks(3, [&](int r, Pool& pool) { return communicator->run(r, *group, call(Op::all_reduce, x[r], y[r], view, view), pool); }));
+}
+
+TEST(collective_disagreement) {
+  const View wide = viewOf(DType::f64, {6}), same = viewOf(DType::f32, {6});
+  disagree([](Collective&) {});
+  disagree([&](Collective& c) { c.op = Op::broadcast; });
+  disagree([&](Collective& c) { c.x = c.y = &wide; });
+  disagree([&](Collective& c) {
+    c.x = c.y = &same;
+    c.reduction = Reduction::max;
+  });
+}
+
+TEST(collective_timeout_names_the_missing) {
+  auto communicator = open(3, 150);
+  CommunicatorGroup* group = communicator->group(upTo(3));
+  const View view = viewOf(DType::f32, {2});
+  float x[3][2] = {};
+  const auto statuses = onRanks(3, [&](int r, Pool& pool) {
+    if (r == 2) {
+      communicator->progress(r, "h.3.mlp");
+      return Status();
+    }
+    return communicator->run(r, *group, call(Op::all_reduce, x[r], x[r], view, view), pool);
+  });
+  CHECK(!statuses[0].ok() && !statuses[1].ok());
+  CHECK(communicator->failure().code() == Code::timeout);
+  const std::string message = communicator->failure().message();
+  CHECK(message.find("not arrived: 2") != std::string::npos);
+  CHECK(message.find("h.3.mlp") != std::string::npos);
+  CHECK(message.find("'test'") != std::string::npos);
+}
+
+TEST(collective_progress_extends_the_deadline) {
+  auto communicator = open(2, 200);
+  CommunicatorGroup* group = communicator->group(upTo(2));
+  const View view = viewOf(DType::f32, {2});
+  float x[2][2] = {};
+  allOk(onRanks(2, [&](int r, Pool& pool) {
+    for (int i = 0; r == 1 && i < 20; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(30));
+      communicator->progress(r, "slow");
+    }
+    return communicator->run(r, *group, call(Op::all_reduce, x[r], x[r], view, view), pool);
+  }));
+}
+
+TEST(collective_abort_wakes_everybody) {
+  auto communicator = open(3);
+  CommunicatorGroup* group = communicator->group(upTo(3));
+  const View view = viewOf(DType::f32, {2});
+  float x[3][2] = {};
+  const auto statuses = onRanks(3, [&](int r, Pool& pool) {
+    if (r == 0) return communicator->run(r, *group, call(Op::all_reduce, x[r], x[r], view, view), pool);
+    if (r == 1) return communicator->receive(r, Message{"wait", 0, 5, nullptr, 0}, pool);
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    communicator->fail(Status(Code::aborted, "stop"));
+    return Status(Code::aborted, "");
+  });
+  for (const Status& status : statuses) CHECK(status.code() == Code::aborted);
+  CHECK_EQ(communicator->failure().message(), std::string("stop"));
+  CHECK(communicator->reset().ok());
+  CHECK(!communicator->failed());
+}
+
+Message message(int peer, int32_t tag, std::vector<int32_t>& data) {
+  return Message{"message", peer, tag, reinterpret_cast<std::byte*>(data.data()), static_cast<int64_t>(data.size()) * 4};
+}
+
+TEST(messages_match_by_tag_and_order) {
+  auto communicator = open(2);
+  allOk(onRanks(2, [&](int r, Pool& pool) {
+    std::vector<int32_t> a = {10 * r, 1}, b = {10 * r, 2}, c = {10 * r, 3, 3}, in(2), wide(3);
+    communicator->post(r, message(1 - r, 7, a));
+    communicator->post(r, message(1 - r, 7, b));
+    communicator->post(r, message(1 - r, 8, c));
+    Status status = communicator->receive(r, message(1 - r, 8, wide), pool);
+    if (wide != std::vector<int32_t>{10 * (1 - r), 3, 3}) status = Status(Code::internal, "tag 8");
+    for (int i = 1; status.ok() && i <= 2; ++i) {
+      status = communicator->receive(r, message(1 - r, 7, in), pool);
+      if (in != std::vector<int32_t>{10 * (1 - r), i}) status = Status(Code::internal, "tag 7");
+    }
+    for (int i = 0; status.ok() && i < 3; ++i) status = communicator->waitReceived(r, i, "wait");
+    return status;
+  }));
+  CHECK(communicator->reset().ok());
+}
+
+TEST(messages_of_other_sizes_fail) {
+  auto communicator = open(2);
+  std::vector<int32_t> two(2), three(3);
+  const auto statuses = onRanks(2, [&](int r, Pool& pool) {
+    if (r == 1) return communicator->receive(r, message(0, 1, three), pool);
+    communicator->post(r, message(1, 1, two));
+    return communicator->waitReceived(r, 0, "wait");
+  });
+  CHECK(statuses[1].code() == Code::invalidProgram);
+  CHECK(!statuses[0].ok());
+}
+
+TEST(messages_left_over_are_reported) {
+  auto communicator = open(2);
+  std::vector<int32_t> data(2);
+  communicator->post(0, message(1, 1, data));
+  const Status status = communicator->reset();
+  CHECK(status.code() == Code::invalidProgram);
+  CHECK(status.message().find("never received") != std::string::npos);
+  CHECK(communicator->reset().ok());
+}
+
+}  // namespace
+}  // namespace meshwork
