@@ -1,0 +1,195 @@
+// `meshwork doctor`: what of this machine can be used, what not, and the one command that mends it.
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import type { DoctorOptions } from "./doctor-flags.ts";
+import { type CliIo, EXIT, type Output } from "./io.ts";
+import {
+  findLibrary,
+  findProgram,
+  firstLine,
+  type Gpus,
+  libraryFolders,
+  type Machine,
+  readGpus,
+  readMachine,
+} from "./machine.ts";
+import { version } from "./version.ts";
+
+/** One thing looked at. */
+export interface Finding {
+  readonly name: string;
+  /** Undefined for facts that are neither good nor bad. */
+  readonly ok: boolean | undefined;
+  readonly detail: string;
+  /** The command that mends it. */
+  readonly fix?: string;
+}
+
+/** All that was found. */
+export interface Diagnosis {
+  readonly meshwork: string;
+  readonly node: string;
+  readonly machine: Machine;
+  readonly gpus: Gpus;
+  readonly findings: readonly Finding[];
+  /** What a user can do here, and what not. */
+  readonly works: Readonly<Record<"cpu" | "cuda" | "mpi", boolean>>;
+}
+
+/** Prints the diagnosis. Exit code 0 when the CPU backend works, else 1. */
+export async function runDoctor(options: DoctorOptions, io: CliIo): Promise<number> {
+  const diagnosis = await diagnose(process.env);
+  if (options.json) io.stdout.write(`${JSON.stringify(diagnosis)}\n`);
+  else print(diagnosis, io.stdout);
+  return diagnosis.works.cpu ? EXIT.done : EXIT.failed;
+}
+
+/** Looks at everything. */
+export async function diagnose(env: NodeJS.ProcessEnv): Promise<Diagnosis> {
+  const [machine, gpus, folders] = await Promise.all([readMachine(), readGpus(), libraryFolders(env)]);
+  const node = checkNode(process.versions.node);
+  const addon = checkAddon();
+  const cuda = await checkCuda(gpus, folders, addon);
+  const mpi = await checkMpi(env);
+  const cpu = addon.ok === true && node.ok === true;
+  const works = { cpu, cuda: cpu && cuda.every(({ ok }) => ok === true), mpi: mpi.ok === true };
+  const { cuda: _, ...addonFinding } = addon;
+  const findings = [node, addonFinding, ...cuda, mpi];
+  return { meshwork: await version(), node: process.versions.node, machine, gpus, findings, works };
+}
+
+/** Node 20.19 is the oldest that the package supports. */
+export function checkNode(installed: string): Finding {
+  const [major = 0, minor = 0] = installed.split(".").map(Number);
+  const ok = major > 20 || (major === 20 && minor >= 19);
+  const detail = `${installed}${ok ? "" : "; 20.19 or newer is needed"}`;
+  return ok ? { name: "Node.js", ok, detail } : { name: "Node.js", ok, detail, fix: "npx -y n lts" };
+}
+
+/** Where the build puts the addon. */
+const ADDON = fileURLToPath(new URL("../../build-native/meshwork.node", import.meta.url));
+
+interface AddonFinding extends Finding {
+  /** Whether the addon says that it can open CUDA devices. */
+  readonly cuda: boolean;
+}
+
+function checkAddon(): AddonFinding {
+  const name = "native addon";
+  const fix = "npm run build:native";
+  if (!existsSync(ADDON)) return { name, ok: false, cuda: false, detail: `not built: ${ADDON} is missing`, fix };
+  try {
+    const addon: { info?: () => Readonly<Record<string, unknown>> } = createRequire(import.meta.url)(ADDON);
+    const info = addon.info?.() ?? {};
+    const facts = Object.entries(info).map(([key, value]) => `${key} ${value}`);
+    return { name, ok: true, cuda: info.cuda === true, detail: `${ADDON} (${facts.join(", ")})` };
+  } catch (error) {
+    const detail = `does not load: ${error instanceof Error ? error.message : error}`;
+    return { name, ok: false, cuda: false, detail, fix };
+  }
+}
+
+interface CudaLibrary {
+  readonly name: string;
+  readonly file: string;
+  /** The wheel on PyPI that has it; from CUDA 13 on, only NCCL's name still carries the major version. */
+  wheel(cudaMajor: number): string;
+}
+
+const wheel = (name: string) => (cudaMajor: number) => (cudaMajor >= 13 ? name : `${name}-cu${cudaMajor}`);
+
+const RUNTIME: CudaLibrary = { name: "CUDA runtime", file: "libcudart.so", wheel: wheel("nvidia-cuda-runtime") };
+
+const CUDA_LIBRARIES: readonly CudaLibrary[] = [
+  { name: "NCCL", file: "libnccl.so", wheel: (cudaMajor) => `nvidia-nccl-cu${cudaMajor}` },
+  { name: "cuBLASLt", file: "libcublasLt.so", wheel: wheel("nvidia-cublas") },
+  { name: "NVRTC", file: "libnvrtc.so", wheel: wheel("nvidia-cuda-nvrtc") },
+];
+
+const DEFAULT_CUDA_MAJOR = 12;
+const INSTALL_DRIVER = "sudo ubuntu-drivers install --gpgpu";
+
+async function checkCuda(gpus: Gpus, folders: readonly string[], addon: AddonFinding): Promise<Finding[]> {
+  const backend: Finding = {
+    name: "CUDA backend",
+    ok: addon.cuda,
+    detail: addon.cuda ? "part of this build" : "not part of this build",
+  };
+  const cards: Finding = { name: "GPUs", ok: gpus.gpus.length > 0, detail: describeGpus(gpus) };
+  const driver = checkDriver(gpus);
+  const client = await checkLibrary({ name: "CUDA driver library", file: "libcuda.so", fix: INSTALL_DRIVER }, folders);
+  const runtime = await findLibrary(RUNTIME.file, folders);
+  const major = Number.parseInt(runtime?.version ?? "", 10) || DEFAULT_CUDA_MAJOR;
+  const libraries = await Promise.all(
+    [RUNTIME, ...CUDA_LIBRARIES].map(({ name, file, wheel: named }) =>
+      checkLibrary({ name, file, fix: `pip install ${named(major)}` }, folders),
+    ),
+  );
+  const findings = [cards, driver, client, ...libraries, backend];
+  // Without a GPU in the machine there is nothing to mend.
+  return gpus.present ? findings : findings.map(({ name, ok, detail }) => ({ name, ok, detail }));
+}
+
+function checkDriver(gpus: Gpus): Finding {
+  const name = "NVIDIA driver";
+  if (gpus.driver === undefined) return { name, ok: false, detail: "none is loaded", fix: INSTALL_DRIVER };
+  return { name, ok: true, detail: gpus.driver };
+}
+
+function describeGpus({ gpus, present }: Gpus): string {
+  if (gpus.length === 0) return present ? "in the machine, but the driver lists none" : "no NVIDIA GPU in this machine";
+  const text = gpus.map((gpu) => `${gpu.index}: ${gpu.name}, ${gpu.memoryMiB} MiB, compute ${gpu.computeCapability}`);
+  return text.join("; ");
+}
+
+async function checkLibrary(
+  { name, file, fix }: { readonly name: string; readonly file: string; readonly fix: string },
+  folders: readonly string[],
+): Promise<Finding> {
+  const found = await findLibrary(file, folders);
+  if (found === undefined) return { name, ok: false, detail: `${file} was not found`, fix };
+  return { name, ok: true, detail: `${found.version ?? "unknown version"} (${found.path})` };
+}
+
+async function checkMpi(env: NodeJS.ProcessEnv): Promise<Finding> {
+  const name = "MPI launcher";
+  for (const program of ["mpirun", "mpiexec", "srun"]) {
+    const file = await findProgram(program, env);
+    if (file !== undefined) return { name, ok: true, detail: `${file} (${await firstLine(file, ["--version"])})` };
+  }
+  return { name, ok: false, detail: "neither mpirun nor srun was found", fix: "sudo apt-get install -y openmpi-bin" };
+}
+
+const GIB = 2 ** 30;
+
+function gib(bytes: number): string {
+  return `${(bytes / GIB).toFixed(1)} GiB`;
+}
+
+function print(diagnosis: Diagnosis, out: Output): void {
+  const { machine, gpus, findings, works } = diagnosis;
+  const limit = machine.limitBytes === undefined ? "" : `, limited to ${gib(machine.limitBytes)}`;
+  const facts: Finding[] = [
+    { name: "meshwork", ok: undefined, detail: diagnosis.meshwork },
+    { name: "system", ok: undefined, detail: machine.system },
+    { name: "processor", ok: undefined, detail: `${machine.cpu}, ${machine.cores} threads` },
+    { name: "SIMD", ok: undefined, detail: machine.simd.join(" ") || "unknown" },
+    { name: "memory", ok: undefined, detail: `${gib(machine.memoryBytes)}, ${gib(machine.freeBytes)} free${limit}` },
+  ];
+  for (const { name, ok, detail, fix } of [...facts, ...findings]) {
+    const mark = ok === undefined ? "   " : ok ? "ok " : "-- ";
+    out.write(`${mark}${name.padEnd(20)} ${detail}\n${fix === undefined ? "" : `${" ".repeat(24)}to mend: ${fix}\n`}`);
+  }
+  if (gpus.links !== "") out.write(`\n${gpus.links}\n`);
+  out.write(`\n${verdict(works)}\n`);
+}
+
+function verdict(works: Diagnosis["works"]): string {
+  if (!works.cpu) return "Nothing works yet: mend Node.js and the native addon first.";
+  const cuda = works.cuda ? "CUDA devices can be used." : "CUDA devices cannot be used.";
+  const mpi = works.mpi
+    ? "Several processes can be launched with MPI."
+    : "Without MPI, one process drives all devices.";
+  return `The CPU works: any mesh runs on virtual devices. ${cuda} ${mpi}`;
+}

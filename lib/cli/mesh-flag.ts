@@ -1,0 +1,71 @@
+// The mesh on the command line: `dp=2,tp=2,pp=2`.
+import { UsageError } from "../core/errors.ts";
+import { nearest } from "../core/nearest.ts";
+
+/** Names of the mesh's axes in the order of its devices, the last fastest. */
+export const AXES = ["pp", "dp", "fsdp", "cp", "ep", "tp"] as const;
+
+/** A mesh axis: pipeline, data, fully sharded data, context, expert and tensor parallelism. */
+export type AxisName = (typeof AXES)[number];
+
+/** The size of every axis; 1 where none was asked for. */
+export type MeshSizes = Readonly<Record<AxisName, number>>;
+
+const MAX_DEVICES = 65_536;
+
+/** A mesh of one device. */
+export const ONE_DEVICE: MeshSizes = { pp: 1, dp: 1, fsdp: 1, cp: 1, ep: 1, tp: 1 };
+
+/** Number of devices in a mesh. */
+export function deviceCount(mesh: MeshSizes): number {
+  return AXES.reduce((product, axis) => product * mesh[axis], 1);
+}
+
+/** The axes of a mesh with their sizes in device order, those of size 1 included. */
+export function axisList(mesh: MeshSizes): { readonly name: AxisName; readonly size: number }[] {
+  return AXES.map((name) => ({ name, size: mesh[name] }));
+}
+
+/** As on the command line, axes of size 1 left out; `one device` for none. */
+export function meshText(mesh: MeshSizes): string {
+  const parts = AXES.filter((axis) => mesh[axis] > 1).map((axis) => `${axis}=${mesh[axis]}`);
+  return parts.length === 0 ? "one device" : parts.join(",");
+}
+
+/** Reads `dp=2,tp=2,pp=2`, in any order. @throws {UsageError} for unknown or repeated axes and sizes below 1. */
+export function parseMesh(text: string): MeshSizes {
+  const pairs = text.split(",").map((part) => {
+    const found = /^\s*([A-Za-z]\w*)\s*=\s*(\S+)\s*$/.exec(part);
+    if (found === null) throw new UsageError(`"${part}" is no axis and size; an example: dp=2,tp=2,pp=2`);
+    return [found[1]!, found[2]!] as const;
+  });
+  return meshOf(pairs);
+}
+
+/** Reads a mesh of a JSON config: the same text, or an object of sizes by axis. */
+export function meshFromJson(value: unknown): MeshSizes | undefined {
+  if (typeof value === "string") return parseMesh(value);
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined;
+  return meshOf(Object.entries(value).map(([axis, size]) => [axis, typeof size === "number" ? String(size) : "?"]));
+}
+
+function meshOf(pairs: readonly (readonly [string, string])[]): MeshSizes {
+  const sizes = new Map<AxisName, number>();
+  for (const [name, size] of pairs) {
+    const axis = AXES.find((known) => known === name);
+    if (axis === undefined) {
+      throw new UsageError(
+        `unknown axis "${name}"; the nearest is "${nearest(name, AXES)}" (axes: ${AXES.join(", ")})`,
+      );
+    }
+    if (sizes.has(axis)) throw new UsageError(`axis "${name}" is given twice`);
+    if (!/^\d{1,5}$/.test(size) || Number(size) < 1) {
+      throw new UsageError(`axis "${name}" has size "${size}"; a whole number from 1 on is expected`);
+    }
+    sizes.set(axis, Number(size));
+  }
+  const mesh = { ...ONE_DEVICE, ...Object.fromEntries(sizes) };
+  const devices = deviceCount(mesh);
+  if (devices > MAX_DEVICES) throw new UsageError(`${devices} devices are too many; ${MAX_DEVICES} are the most`);
+  return mesh;
+}

@@ -1,0 +1,183 @@
+// The inner parts of matrix products, shared by matmul and attention: packing into panels and the register tile.
+//
+// A product's left side is packed in panels of up to kTileRows rows, k-major (for every k the panel's rows lie together); the
+// right side is read in panels of kTileVectors vectors of columns, either packed k-major too, or in place where its columns
+// have unit stride. microKernel() keeps one tile of the result in registers. Every element is one chain of fma over
+// ascending k, continued through memory between panels of k: its bits do not depend on any blocking.
+#pragma once
+#include <algorithm>
+#include <array>
+#include <type_traits>
+#include <utility>
+
+#include "backend/cpu/simd.h"
+
+namespace meshwork::MESHWORK_ISA {
+
+// 24 of 32 registers hold sums with AVX-512 and on arm64, 12 of 16 elsewhere.
+#if MESHWORK_ISA_LEVEL == 2 || defined(__aarch64__)
+constexpr int kTileRows = 12;
+#else
+constexpr int kTileRows = 6;
+#endif
+constexpr int kTileVectors = 2;
+template <class S>
+constexpr int kTileColumns = kTileVectors * kLanes<S>;
+
+// to[i][j] = from[i][j] + sum over p < k of a[p * kRows + i] * b[p * ldb + j], j over kVectors vectors; from null counts as zeros.
+template <int kRows, int kVectors, class S, class B>
+void microKernel(int64_t k, const S* a, const B* b, int64_t ldb, const S* from, int64_t ldFrom, S* to, int64_t ldTo) {
+  using V = Vec<S>;
+  constexpr int lanes = kLanes<S>;
+  V sum[kRows][kVectors];
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kVectors; ++v) sum[i][v] = from ? load(from + i * ldFrom + v * lanes) : V{};
+  }
+  for (int64_t p = 0; p < k; ++p, a += kRows, b += ldb) {
+    V right[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) right[v] = load(b + v * lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const V left = splat(a[i]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[i][v] = fma(left, right[v], sum[i][v]);
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kVectors; ++v) store(to + i * ldTo + v * lanes, sum[i][v]);
+  }
+}
+
+template <class S, class B>
+using MicroKernel = void (*)(int64_t, const S*, const B*, int64_t, const S*, int64_t, S*, int64_t);
+
+namespace detail {
+template <int kVectors, class S, class B, int... kRows>
+constexpr std::array<MicroKernel<S, B>, sizeof...(kRows)> microKernels(std::integer_sequence<int, kRows...>) {
+  return {microKernel<kRows + 1, kVectors, S, B>...};
+}
+}  // namespace detail
+
+// The micro kernel for a panel of `rows` rows, 1 to kTileRows.
+template <int kVectors, class S, class B>
+MESHWORK_INLINE MicroKernel<S, B> findMicroKernel(int rows) {
+  static constexpr auto table = detail::microKernels<kVectors, S, B>(std::make_integer_sequence<int, kTileRows>{});
+  return table[static_cast<size_t>(rows - 1)];
+}
+
+MESHWORK_INLINE float widen(float value) { return value; }
+MESHWORK_INLINE double widen(double value) { return value; }
+MESHWORK_INLINE float widen(bf16 value) { return bitCast<float>(static_cast<uint32_t>(value.bits) << 16); }
+
+using F32x4 = VectorOf<float, 16>::type;
+
+MESHWORK_INLINE F32x4 load4(const float* from) { return *reinterpret_cast<const VectorOf<float, 16>::unaligned*>(from); }
+MESHWORK_INLINE F32x4 load4(const bf16* from) {
+  VectorOf<uint16_t, 8>::type bits;
+  std::memcpy(&bits, from, sizeof bits);
+  return bitCast<F32x4>(__builtin_convertvector(bits, VectorOf<uint32_t, 16>::type) << 16);
+}
+
+// Four lines of four, transposed: to[j * width + i] = from[i * stride + j].
+template <class T>
+MESHWORK_INLINE void transpose4(const T* from, int64_t stride, float* to, int64_t width) {
+  const F32x4 a = load4(from), b = load4(from + stride), c = load4(from + 2 * stride), d = load4(from + 3 * stride);
+  const F32x4 ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const F32x4 cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  const F32x4 rows[4] = {__builtin_shufflevector(ab0, cd0, 0, 1, 4, 5), __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7),
+                         __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5), __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7)};
+  for (int j = 0; j < 4; ++j) *reinterpret_cast<VectorOf<float, 16>::unaligned*>(to + j * width) = rows[j];
+}
+
+// `count` lines (rows of a left side, columns of a right side) with unit stride in k: to[p * width + i] = from[i * stride + p].
+// Lanes from `count` to `width` become zero.
+template <class T, class S>
+void packTransposed(const T* from, int64_t stride, int count, int64_t k, S* to, int width) {
+  int i = 0;
+  if constexpr (std::is_same_v<S, float>) {
+    for (; i + 4 <= count; i += 4) {
+      int64_t p = 0;
+      for (; p + 4 <= k; p += 4) transpose4(from + i * stride + p, stride, to + p * width + i, width);
+      for (; p < k; ++p) {
+        for (int j = i; j < i + 4; ++j) to[p * width + j] = widen(from[j * stride + p]);
+      }
+    }
+  }
+  for (; i < count; ++i) {
+    for (int64_t p = 0; p < k; ++p) to[p * width + i] = widen(from[i * stride + p]);
+  }
+  for (; i < width; ++i) {
+    for (int64_t p = 0; p < k; ++p) to[p * width + i] = S{};
+  }
+}
+
+// The same from lines with unit stride across them: to[p * width + i] = from[p * stride + i].
+template <class T, class S>
+void packStraight(const T* from, int64_t stride, int count, int64_t k, S* to, int width) {
+  constexpr int lanes = kLanes<S>;
+  for (int64_t p = 0; p < k; ++p, from += stride, to += width) {
+    int i = 0;
+    for (; i + lanes <= count; i += lanes) store(to + i, load(from + i));
+    if (i < count) {
+      storePartial(to + i, loadPartial(from + i, count - i), std::min(lanes, width - i));
+      i += lanes;
+    }
+    for (; i < width; ++i) to[i] = S{};
+  }
+}
+
+// sum over p < k of a[p] * b[p] for kRows lines of a and kColumns lines of b, added to `to` (null from: zeros are).
+template <int kRows, int kColumns, class S, class B>
+void dotKernel(int64_t k, const S* a, int64_t lda, const B* b, int64_t ldb, bool add, S* to, int64_t ldTo) {
+  using V = Vec<S>;
+  constexpr int lanes = kLanes<S>;
+  V sum[kRows][kColumns] = {};
+  auto step = [&](auto loadA, auto loadB) {
+    V left[kRows];
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) left[i] = loadA(a + i * lda);
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) {
+      const V right = loadB(b + j * ldb);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; ++i) sum[i][j] = fma(left[i], right, sum[i][j]);
+    }
+  };
+  int64_t p = 0;
+  for (; p + lanes <= k; p += lanes, a += lanes, b += lanes) {
+    step([](const S* from) { return load(from); }, [](const B* from) { return load(from); });
+  }
+  if (const int rest = static_cast<int>(k - p); rest > 0) {
+    step([rest](const S* from) { return loadPartial(from, rest); }, [rest](const B* from) { return loadPartial(from, rest); });
+  }
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kColumns; ++j) {
+      const S value = reduceAdd(sum[i][j]);
+      to[i * ldTo + j] = add ? to[i * ldTo + j] + value : value;
+    }
+  }
+}
+
+constexpr int kDotRows = 4;
+constexpr int kDotColumns = 4;
+
+// dotKernel over any number of rows and columns.
+template <class S, class B>
+void dotBlock(int rows, int columns, int64_t k, const S* a, int64_t lda, const B* b, int64_t ldb, bool add, S* to,
+              int64_t ldTo) {
+  using Dot = void (*)(int64_t, const S*, int64_t, const B*, int64_t, bool, S*, int64_t);
+  static constexpr Dot table[kDotRows][2] = {{dotKernel<1, 1, S, B>, dotKernel<1, 4, S, B>},
+                                             {dotKernel<2, 1, S, B>, dotKernel<2, 4, S, B>},
+                                             {dotKernel<3, 1, S, B>, dotKernel<3, 4, S, B>},
+                                             {dotKernel<4, 1, S, B>, dotKernel<4, 4, S, B>}};
+  for (int j = 0; j < columns;) {
+    const bool wide = j + kDotColumns <= columns;
+    for (int i = 0; i < rows; i += kDotRows) {
+      table[std::min(kDotRows, rows - i) - 1][wide](k, a + i * lda, lda, b + j * ldb, ldb, add, to + i * ldTo + j, ldTo);
+    }
+    j += wide ? kDotColumns : 1;
+  }
+}
+
+}  // namespace meshwork::MESHWORK_ISA
