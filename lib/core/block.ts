@@ -3,7 +3,12 @@ import type { StorageArray } from "./dtype.ts";
 import { type Shape, rowMajorStrides, sizeOf } from "./shape.ts";
 
 /** Calls `run(whole offset, part offset, length)` for each contiguous run of a block that starts at `start`. */
-function eachRun(whole: Shape, start: Shape, part: Shape, run: (whole: number, part: number, length: number) => void): void {
+function eachRun(
+  whole: Shape,
+  start: Shape,
+  part: Shape,
+  run: (whole: number, part: number, length: number) => void,
+): void {
   const count = sizeOf(part);
   if (count === 0) return;
   const strides = rowMajorStrides(whole);
@@ -28,11 +33,23 @@ function eachRun(whole: Shape, start: Shape, part: Shape, run: (whole: number, p
 }
 
 /** Copies the block of `whole` (of shape `shape`) that starts at `start` into `part` (of shape `partShape`). */
-export function extractBlock(whole: StorageArray, shape: Shape, start: Shape, part: StorageArray, partShape: Shape): void {
+export function extractBlock(
+  whole: StorageArray,
+  shape: Shape,
+  start: Shape,
+  part: StorageArray,
+  partShape: Shape,
+): void {
   eachRun(shape, start, partShape, (w, p, n) => part.set(whole.subarray(w, w + n), p));
 }
 
 /** The reverse of extractBlock. */
-export function insertBlock(part: StorageArray, partShape: Shape, whole: StorageArray, shape: Shape, start: Shape): void {
+export function insertBlock(
+  part: StorageArray,
+  partShape: Shape,
+  whole: StorageArray,
+  shape: Shape,
+  start: Shape,
+): void {
   eachRun(shape, start, partShape, (w, p, n) => whole.set(part.subarray(p, p + n), w));
 }

@@ -1,0 +1,55 @@
+// Files that are written whole or not at all: a temporary beside the target, fsync, rename, fsync of the folder.
+import { randomBytes } from "node:crypto";
+import { type FileHandle, open, rename, unlink } from "node:fs/promises";
+import path from "node:path";
+import { FileError, MeshworkError, systemReason } from "./errors.ts";
+
+/**
+ * Writes a file by `write`; a crash at any moment leaves the old content or the new, whole.
+ * @throws {FileError} where the disk refuses; the temporary file is removed. Errors of `write` itself pass through.
+ */
+export async function writeFileAtomically(file: string, write: (handle: FileHandle) => Promise<void>): Promise<void> {
+  const temporary = `${file}.tmp-${process.pid}-${randomBytes(4).toString("hex")}`;
+  try {
+    const handle = await open(temporary, "wx");
+    try {
+      await write(handle);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(temporary, file);
+    await syncFolder(path.dirname(file));
+  } catch (cause) {
+    await unlink(temporary).catch(() => undefined);
+    if (cause instanceof MeshworkError) throw cause;
+    throw new FileError(`${file}: cannot be written: ${systemReason(cause)}`, { cause, details: { path: file } });
+  }
+}
+
+/** Writes a text file whole. */
+export function writeTextAtomically(file: string, text: string): Promise<void> {
+  return writeFileAtomically(file, (handle) => handle.writeFile(text));
+}
+
+/** Makes a rename in a folder last. Some systems cannot open folders: there it is left to them. */
+async function syncFolder(folder: string): Promise<void> {
+  if (process.platform === "win32") return;
+  const handle = await open(folder, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Writes all bytes, however many calls that takes. */
+export async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length; ) {
+    const { bytesWritten } = await handle.write(bytes, at, Math.min(bytes.length - at, WRITE_BYTES));
+    at += bytesWritten;
+  }
+}
+
+/** One call's bytes; the system takes less than 2 GiB at once. */
+const WRITE_BYTES = 1 << 28;
