@@ -1,0 +1,120 @@
+// The end of a training step: gradients meet, their norm is taken, and every stage updates its parameters.
+import type { Graph } from "../ir/graph.ts";
+import { GraphBuilder } from "../passes/graph-builder.ts";
+import type { Cell } from "../compile/step.ts";
+import type { Optimizer } from "../optim/optimizer.ts";
+import type { Parameter } from "../tensor/parameter.ts";
+import { cellName } from "./trace.ts";
+
+/** A trainable parameter and the reads whose gradients add up to its own. */
+export interface Trained {
+  readonly parameter: Parameter;
+  /** Numbers of its reads, in use order. */
+  readonly reads: readonly number[];
+  /** Stages that read it, ascending. */
+  readonly stages: readonly number[];
+}
+
+/** What the closing graphs are made from. */
+export interface UpdateSource {
+  readonly trained: readonly Trained[];
+  readonly terms: readonly string[];
+  readonly optimizer: Optimizer;
+  /** Largest norm of the whole gradient; 0: no clipping. */
+  readonly clipNorm: number;
+  readonly stages: number;
+  /** Axes that a parameter's spec splits, as one text: norms of alike parameters are summed over ranks together. */
+  splitOf(parameter: Parameter): string;
+}
+
+/** Parameters in the order of the squared norms that a step returns: alike split ones together, each in canonical order. */
+export function normOrder(source: UpdateSource): Trained[] {
+  const kinds = [...new Set(source.trained.map((t) => source.splitOf(t.parameter)))];
+  return kinds.flatMap((kind) => source.trained.filter((t) => source.splitOf(t.parameter) === kind));
+}
+
+/** Id of an optimizer state tensor. */
+export function stateId(parameter: Parameter, name: string): string {
+  return `${parameter.id}:${name}`;
+}
+
+/** The closing graph of a stage: outputs `loss <term>` (on the losses' stage), `gradNorm`, `squares`. */
+export function updateGraph(source: UpdateSource, stage: number, cells: readonly Cell[]): Graph {
+  const b = new GraphBuilder();
+  b.phase = "update";
+  const cell = (name: string): number | null => {
+    const found = cells.find((c) => c.name === name);
+    return found ? b.one("input", [], { name, dtype: found.type.dtype, shape: [...found.type.shape] }) : null;
+  };
+  const gradient = new Map<Trained, number>();
+  for (const t of source.trained) {
+    if (!t.stages.includes(stage)) continue;
+    b.path = t.parameter.path;
+    const parts = t.reads.map((r) => cell(cellName.grad(r))).filter((v) => v !== null);
+    const own = parts.reduce((x, y) => b.add(x, y));
+    gradient.set(t, t.stages.length > 1 ? b.one("all_reduce", [own], { axes: ["pp"], stages: t.stages, kind: "sum" }) : own);
+  }
+  b.path = "";
+  const squares = squareVector(b, source, stage, gradient);
+  const norm = b.unary("sqrt", b.sum(squares));
+  const gate = b.reshape(b.cast(b.unary("is_finite", norm), "i32"), [1]);
+  const scale = clipScale(b, source.clipNorm, norm);
+  const scalars = source.optimizer.scalarNames.map((name) => scalarInput(b, name));
+  const lr = scalarInput(b, "learningRate");
+  for (const [t, grad] of gradient) {
+    const { parameter } = t;
+    b.path = parameter.path;
+    const read = (id: string): number => b.one("parameter", [], { id, dtype: parameter.dtype, shape: [...parameter.shape] });
+    source.optimizer.update(b, {
+      parameter: read(parameter.id),
+      gradient: grad,
+      state: source.optimizer.state.map((name) => read(stateId(parameter, name))),
+      learningRate: lr,
+      scalars,
+      scale,
+      gate,
+      decays: parameter.decays,
+    });
+  }
+  b.path = "";
+  for (const term of source.terms) {
+    const sum = cell(cellName.sum(term));
+    if (sum === null) continue;
+    const seed = b.one("input", [], { name: cellName.seed(term), dtype: "f32", shape: [] });
+    b.graph.outputs.push({ name: `loss ${term}`, value: b.mul(sum, seed) });
+  }
+  b.graph.outputs.push({ name: "gradNorm", value: norm }, { name: "squares", value: squares });
+  return b.graph;
+}
+
+function scalarInput(b: GraphBuilder, name: string): number {
+  return b.one("input", [], { name, dtype: "f32", shape: [1] });
+}
+
+/** min(1, clip / (norm + 1e-6)), PyTorch's clip_grad_norm_. */
+function clipScale(b: GraphBuilder, clip: number, norm: number): number {
+  if (clip <= 0) return b.constant(1, "f32", [1]);
+  return b.reshape(b.binary("min", b.div(clip, b.add(norm, 1e-6)), 1), [1]);
+}
+
+/** Squared norms of all gradients: each stage gives those of the parameters it is the first to read. */
+function squareVector(b: GraphBuilder, source: UpdateSource, stage: number, gradient: ReadonlyMap<Trained, number>): number {
+  const order = normOrder(source);
+  const groups: number[][] = [];
+  let kind = "";
+  for (const t of order) {
+    const split = source.splitOf(t.parameter);
+    if (groups.length === 0 || split !== kind) groups.push([]);
+    kind = split;
+    const owned = t.stages[0] === stage;
+    groups.at(-1)!.push(owned ? b.one("square_sum", [gradient.get(t)!]) : -1);
+  }
+  // Zeros stand for other stages' parameters; they are multiples of an own part so that partial sums stay alike.
+  const parts = groups.map((group) => {
+    const model = group.find((v) => v >= 0);
+    const zero = model === undefined ? b.constant(0, "f32", [1]) : b.mul(model, 0);
+    return b.concat(group.map((v) => (v >= 0 ? v : zero)), 0);
+  });
+  const own = b.concat(parts, 0);
+  return source.stages > 1 ? b.one("all_reduce", [own], { axes: ["pp"], kind: "sum" }) : own;
+}
