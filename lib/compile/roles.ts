@@ -438,13 +438,19 @@ function deviceTable(layout: MeshLayout, rank: number): DeviceTable {
         case "literal":
           return [entry.value];
         case "start":
-          return [shardInterval(entry.size, entry.axes, layout.sizes, place).start];
+          return [startOf(entry, layout, place)];
         case "counts":
           return counts(entry, layout, place);
       }
     },
     group: (entry) => layout.group(rank, entry.axes, entry.stages),
   };
+}
+
+/** Where this device's part begins, in the whole dim or in the part that the outer axes leave. */
+function startOf(entry: TableEntry & { kind: "start" }, layout: MeshLayout, place: Place): number {
+  const { start } = shardInterval(entry.size, entry.axes, layout.sizes, place);
+  return entry.outer ? start - shardInterval(entry.size, entry.outer, layout.sizes, place).start : start;
 }
 
 /** Size of each rank's part of a dim, over the ranks along `axes`, in group order. */

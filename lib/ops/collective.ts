@@ -62,8 +62,8 @@ on both sides (y without repeats).`,
 
 /** Mesh axes over whose ranks a collective runs, as they stand in specs, outermost first. */
 type OverAxes = { readonly axes: readonly string[] };
-/** Reduces a partial value over axes. */
-export type AllReduceParams = OverAxes & { readonly kind: ReduceKind };
+/** Reduces a partial value over axes; with `stages`, among these coordinates of pp only. */
+export type AllReduceParams = OverAxes & { readonly kind: ReduceKind; readonly stages?: readonly number[] };
 /** Joins the parts of a dim whose innermost axes these are; or takes this device's part along new innermost axes. */
 export type DimParams = OverAxes & { readonly dim: number };
 /** Reduces a partial value over axes and leaves it split along a dim by them. */
@@ -102,8 +102,8 @@ function collective<P extends OverAxes>(
   };
 }
 
-function group(axes: readonly string[]): { readonly table: TableEntry } {
-  return { table: { kind: "group", axes: axes.map(axisName) } };
+function group(axes: readonly string[], stages?: readonly number[]): { readonly table: TableEntry } {
+  return { table: { kind: "group", axes: axes.map(axisName), ...(stages ? { stages } : {}) } };
 }
 
 /** The axes left of `axes` in the spec of a dim that these split innermost. */
@@ -125,8 +125,13 @@ function counts<P>(ctx: LowerContext<P>, op: string, spec: ValueSpec, dim: numbe
 }
 
 /** Emits a collective on the operand made contiguous. */
-function exchange<P extends OverAxes>(ctx: LowerContext<P>, kernel: string, words: readonly Attribute[]): void {
-  ctx.emit(kernel, [ctx.contiguous(ctx.inputs[0]!)], [ctx.output(0)], [group(ctx.params.axes), ...words]);
+function exchange<P extends OverAxes & { readonly stages?: readonly number[] }>(
+  ctx: LowerContext<P>,
+  kernel: string,
+  words: readonly Attribute[],
+): void {
+  const { axes, stages } = ctx.params;
+  ctx.emit(kernel, [ctx.contiguous(ctx.inputs[0]!)], [ctx.output(0)], [group(axes, stages), ...words]);
 }
 
 export const collectiveOps = {

@@ -6,6 +6,7 @@ import type { Graph, Node, Params } from "../ir/graph.ts";
 import type { FactorMap, OpRecord } from "../ir/op.ts";
 import { type ReduceKind, type ValueSpec, axisName, sameAxes, specText } from "../ir/spec.ts";
 import { getOp } from "../ops/index.ts";
+import { elementOps } from "../ops/kernels.ts";
 import { GraphBuilder } from "./graph-builder.ts";
 
 /** What the shard pass needs to know beyond the graph. */
@@ -158,7 +159,9 @@ class ShardBuilder extends GraphBuilder {
       const same = some.length === inputs.length && partials.every((p) => samePartial(p, first));
       return same ? first : null;
     }
-    return linear !== "none" && some.length === 1 && linear.includes(some[0]!) ? first : null;
+    // Through contractions and kernels with several results a reduction would only move to something larger.
+    const carries = linear !== "none" && some.length === 1 && linear.includes(some[0]!);
+    return carries && record.name in elementOps ? first : null;
   }
 
   /** Which axes split which factor: the largest operand's wish first, each axis once. */

@@ -30,8 +30,11 @@ export interface ParameterOptions {
   readonly frozen?: boolean;
 }
 
+let created = 0;
+
 /** A cell of a model. Its values live on a mesh once the model is placed there. */
 export class Parameter implements Readable {
+  readonly #number = created++;
   /** Module path and name, set when the model is named: "h.0.attn.c_attn.weight". */
   path = "";
   readonly shape: Shape;
@@ -57,6 +60,11 @@ export class Parameter implements Readable {
     }
   }
 
+  /** Names it on a mesh: unlike the path, unique among all models. */
+  get id(): string {
+    return `${this.path}@${this.#number}`;
+  }
+
   /** Name and shape in files. */
   get stored(): Stored {
     return this.#stored ?? { name: this.path, shape: this.shape };
@@ -69,7 +77,7 @@ export class Parameter implements Readable {
 
   /** The parameter's value in a trace. Every read is a use of its own. */
   read(context: TensorContext): Tensor {
-    const params = { id: this.path, dtype: this.dtype, shape: [...this.shape] };
+    const params = { id: this.id, dtype: this.dtype, shape: [...this.shape] };
     return new Tensor(context.builder.one("parameter", [], params), context);
   }
 

@@ -97,24 +97,33 @@ function clipScale(b: GraphBuilder, clip: number, norm: number): number {
   return b.reshape(b.binary("min", b.div(clip, b.add(norm, 1e-6)), 1), [1]);
 }
 
-/** Squared norms of all gradients: each stage gives those of the parameters it is the first to read. */
+/** Squared norms of all gradients: each stage gives those of the parameters it is the first to read, the others' are 0. */
 function squareVector(b: GraphBuilder, source: UpdateSource, stage: number, gradient: ReadonlyMap<Trained, number>): number {
   const order = normOrder(source);
-  const groups: number[][] = [];
-  let kind = "";
+  const kinds = new Map<string, Trained[]>();
   for (const t of order) {
     const split = source.splitOf(t.parameter);
-    if (groups.length === 0 || split !== kind) groups.push([]);
-    kind = split;
-    const owned = t.stages[0] === stage;
-    groups.at(-1)!.push(owned ? b.one("square_sum", [gradient.get(t)!]) : -1);
+    kinds.set(split, [...(kinds.get(split) ?? []), t]);
   }
-  // Zeros stand for other stages' parameters; they are multiples of an own part so that partial sums stay alike.
-  const parts = groups.map((group) => {
-    const model = group.find((v) => v >= 0);
-    const zero = model === undefined ? b.constant(0, "f32", [1]) : b.mul(model, 0);
-    return b.concat(group.map((v) => (v >= 0 ? v : zero)), 0);
+  const parts = [...kinds.values()].map((group) => {
+    const padded = ownRuns(group, (t) => t.stages[0] === stage).map(([from, to]) => {
+      const run = group.slice(from, to).map((t) => b.one("square_sum", [gradient.get(t)!]));
+      return b.pad(b.concat(run, 0), 0, from, group.length - to);
+    });
+    return padded.length === 0 ? b.constant(0, "f32", [group.length]) : padded.reduce((x, y) => b.add(x, y));
   });
   const own = b.concat(parts, 0);
   return source.stages > 1 ? b.one("all_reduce", [own], { axes: ["pp"], kind: "sum" }) : own;
+}
+
+/** Half-open runs of consecutive members that satisfy a condition. */
+function ownRuns<T>(list: readonly T[], own: (item: T) => boolean): [number, number][] {
+  const runs: [number, number][] = [];
+  list.forEach((item, i) => {
+    if (!own(item)) return;
+    const last = runs.at(-1);
+    if (last && last[1] === i) last[1] = i + 1;
+    else runs.push([i, i + 1]);
+  });
+  return runs;
 }
