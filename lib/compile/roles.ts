@@ -12,17 +12,18 @@ import { type BoundaryValue, type StageAction, pipelineActions } from "../passes
 import { type Action, type DeviceTable, encodeProgram, encodeSegments } from "../passes/encode.ts";
 import { ProgramBuilder } from "../passes/lower.ts";
 import { planMemory } from "../passes/memory.ts";
+import { prove } from "../passes/prove.ts";
 import { refuseIdleDevices } from "./idle.ts";
-import {
-  type Cell,
-  type CompiledStep,
-  type DevicePlan,
-  type MicroGraph,
-  type Prologue,
-  type StagingEntry,
-  type StepOptions,
-  type StepSource,
-  stagingLayout,
+import { stagingLayout } from "./staging.ts";
+import type {
+  Cell,
+  CompiledStep,
+  DevicePlan,
+  MicroGraph,
+  Prologue,
+  StagingEntry,
+  StepOptions,
+  StepSource,
 } from "./step.ts";
 
 /** What the roles are made from. */
@@ -274,6 +275,7 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
     needed: c.reader,
   }));
   const planned = pipelineActions(options.schedule(stages, sizes.length), boundary);
+  prove(planned.devices, { microbatches: sizes.length, slots: planned.slots });
   const staging = stagingLayout(
     source.inputs.map((i) => ({ name: i.name, dtype: i.dtype, shape: i.batch ? [options.batchSize, ...i.shape] : i.shape })),
   );

@@ -1,9 +1,7 @@
 // Compiling a step: a microbatch's graph, run for every microbatch on a pipeline schedule, then a closing graph.
 // Training, evaluation and single evaluations of a function are all steps.
 import type { DType } from "../core/dtype.ts";
-import { dtypeSize } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
-import { sizeOf } from "../core/shape.ts";
 import type { Graph, TensorType } from "../ir/graph.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
 import { batchAxes } from "../ir/mesh.ts";
@@ -179,19 +177,4 @@ function shardSources(source: StepSource, options: StepOptions, cells: readonly 
       return cells.find((c) => c.name === name)?.spec ?? replicated(shape.length);
     },
   };
-}
-
-/** Staging offsets of a list of arrays, 64-byte aligned. */
-export function stagingLayout(entries: readonly { name: string; dtype: DType; shape: readonly number[] }[]): {
-  entries: StagingEntry[];
-  bytes: number;
-} {
-  let offset = 0;
-  const out = entries.map((e) => {
-    const bytes = sizeOf(e.shape) * dtypeSize(e.dtype);
-    const entry = { ...e, offset, bytes };
-    offset += Math.ceil(bytes / 64) * 64;
-    return entry;
-  });
-  return { entries: out, bytes: offset };
 }

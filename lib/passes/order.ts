@@ -110,12 +110,18 @@ function collectCrossings(schedule: Schedule, boundary: readonly BoundaryValue[]
     const key = `${value} ${from} ${to}`;
     if (seen.has(key)) throw new PlanError(`value ${value} crosses from stage ${from} to ${to} twice`, { details });
     seen.add(key);
+    const [made, need] = [actual(segment), actual(needed)];
     return Array.from({ length: schedule.microbatches }, (_, microbatch): Crossing => {
-      const [made, need] = [actual(segment), actual(needed)];
+      const maker = runs.index.get(runKey(from, made, microbatch));
+      const needer = runs.index.get(runKey(to, need, microbatch));
+      if (maker === undefined || needer === undefined) {
+        const words = `value ${value} crosses from ${made} of stage ${from} to ${need} of stage ${to}`;
+        throw new PlanError(`${words}, which schedule ${schedule.name} does not run`, { details });
+      }
       return {
         event: { kind: "transfer", value, microbatch, from, to, made, needed: need, fromDevice, toDevice },
-        maker: runs.index.get(runKey(from, made, microbatch))!,
-        needer: runs.index.get(runKey(to, need, microbatch))!,
+        maker,
+        needer,
       };
     });
   });

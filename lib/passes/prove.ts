@@ -1,7 +1,7 @@
 // Proves, before anything runs, that a pipeline's actions end and never overwrite what is still needed.
 import { PlanError } from "../core/errors.ts";
 import type { StageAction, StageTransfer } from "./actions.ts";
-import { type Segment, checkRuns } from "./schedule.ts";
+import { type Segment, checkRuns, segmentsOf } from "./schedule.ts";
 import { type Passage, type Posting, execute, touches as touchesOf } from "./simulate.ts";
 
 type Actions = readonly (readonly StageAction[])[];
@@ -46,7 +46,7 @@ function noTimes(actions: Actions): Record<Segment, number>[] {
 function proveRuns(actions: Actions, microbatches?: number): void {
   const runs = actions.map((list) => list.filter((a) => a.kind === "run"));
   const all = runs.flat();
-  const segments: Segment[] = all.some((r) => r.segment === "W") ? ["F", "B", "W"] : ["F", "B"];
+  const segments = segmentsOf(all);
   const count = microbatches ?? Math.max(-1, ...all.map((r) => r.microbatch)) + 1;
   runs.forEach((list, device) => {
     if (list.length === 0) throw new PlanError(`device ${device} runs nothing`, { details: { device } });

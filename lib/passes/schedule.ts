@@ -81,14 +81,14 @@ export function stageDevices(schedule: Schedule): number[] {
 }
 
 /**
- * Throws PlanError unless every stage runs each microbatch's F, then B, then (if the schedule has it) W exactly once,
+ * Throws PlanError unless every stage runs each microbatch's F, then (if the schedule has them) B, then W exactly once,
  * with backwards in ascending order: gradients are summed in that order, so that all schedules give the same bits.
  */
 export function checkSchedule(schedule: Schedule): void {
   checkCounts(schedule.stages, schedule.microbatches);
   stageDevices(schedule);
   const runs = schedule.devices.flat();
-  const segments: Segment[] = (["F", "B", "W"] as const).filter((s) => s === "F" || runs.some((r) => r.segment === s));
+  const segments = segmentsOf(runs);
   for (const stage of upTo(schedule.stages)) {
     checkRuns(
       runs.filter((r) => r.stage === stage),
@@ -136,6 +136,11 @@ export const forwardOnly: ScheduleMaker = (stages, microbatches) => {
   checkCounts(stages, microbatches);
   return makeSchedule("forward", stages, microbatches, (stage) => upTo(microbatches).map((m) => forward(stage, m)));
 };
+
+/** The segments that every microbatch runs on every stage: F, and what else occurs. */
+export function segmentsOf(runs: readonly Pick<ScheduledRun, "segment">[]): Segment[] {
+  return (["F", "B", "W"] as const).filter((s) => s === "F" || runs.some((r) => r.segment === s));
+}
 
 /** True when the backward for weights is scheduled by itself. */
 export function hasWeightSegment(schedule: Schedule): boolean {

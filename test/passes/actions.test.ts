@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { PlanError } from "../../lib/core/errors.ts";
 import { type BoundaryValue, type StageAction, pipelineActions } from "../../lib/passes/actions.ts";
 import { prove } from "../../lib/passes/prove.ts";
-import { gpipe, oneFOneB } from "../../lib/passes/schedule.ts";
+import { forwardOnly, gpipe, oneFOneB } from "../../lib/passes/schedule.ts";
 import { simulate } from "../../lib/passes/simulate.ts";
 import { actionsText, chain, scheduleOf } from "./pipelines.ts";
 
@@ -92,6 +92,13 @@ describe("pipelineActions", () => {
     const withW = pipelineActions(split, [...chain(2), { value: 50, from: 1, to: 0, segment: "B", needed: "W" }]);
     prove(withW.devices, { microbatches: 2, slots: withW.slots });
     assert.deepEqual(withW.slots, [2, 2]);
+  });
+
+  it("runs forwards only, each microbatch in one slot after the other", () => {
+    const { devices, slots } = pipelineActions(forwardOnly(2, 2), chain(2).slice(0, 1));
+    prove(devices, { microbatches: 2, slots });
+    assert.deepEqual(devices.map(actionsText), ["F0@0 {>0.0} w0 F1@0 {>0.1} w1", "{<0.0} F0@0 {<0.1} F1@0"]);
+    assert.throws(() => pipelineActions(forwardOnly(2, 2), chain(2)), /from B of stage 1 .* forward does not run/);
   });
 
   const wrong: [string, RegExp, BoundaryValue[]][] = [

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { PlanError } from "../../lib/core/errors.ts";
 import {
   checkSchedule,
+  forwardOnly,
   gpipe,
   oneFOneB,
   scheduleMaker,
@@ -20,6 +21,11 @@ describe("schedules", () => {
     const expected = scheduleOf(3, 4, "F0 F1 F2 B0 F3 B1 B2 B3", "F0 F1 B0 F2 B1 F3 B2 B3", "F0 B0 F1 B1 F2 B2 F3 B3");
     assert.deepEqual(oneFOneB(3, 4).devices, expected.devices);
     assert.deepEqual(oneFOneB(3, 1).devices, scheduleOf(3, 1, "F0 B0", "F0 B0", "F0 B0").devices);
+  });
+
+  it("may run forwards only", () => {
+    assert.deepEqual(forwardOnly(2, 2).devices, scheduleOf(2, 2, "F0 F1", "F0 F1").devices);
+    checkSchedule(forwardOnly(2, 2));
   });
 
   it("are complete, in order and with ascending backwards for all sizes", () => {
@@ -54,7 +60,7 @@ describe("schedules", () => {
 
   const wrong: [string, RegExp, ReturnType<typeof scheduleOf>][] = [
     ["a missing forward", /stage 0 runs B of microbatch 0 before its F/, scheduleOf(1, 1, "B0")],
-    ["a missing backward", /stage 0 never runs B of microbatch 0/, scheduleOf(1, 1, "F0")],
+    ["a missing backward", /stage 0 never runs B of microbatch 1/, scheduleOf(1, 2, "F0 F1 B0")],
     ["a missing microbatch", /stage 0 never runs F of microbatch 1/, scheduleOf(1, 2, "F0 B0")],
     ["a run twice", /stage 0 runs F of microbatch 0 twice/, scheduleOf(1, 1, "F0 F0 B0")],
     [

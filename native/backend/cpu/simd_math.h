@@ -1,12 +1,11 @@
-// Elementary functions on vectors; include simd.h. The f32 functions are own polynomials (fitted by weighted least squares to
-// a minimax error below 2^-27), use no fused operations and so give the same bits on every instruction set.
+// Elementary functions on vectors, the second half of simd.h: include that, never this. The f32 functions are own
+// polynomials (fitted by weighted least squares to a minimax error below 2^-27), use no fused operations and so give the
+// same bits on every instruction set.
 // Largest errors, measured over all or a dense sample of floats (native/test/test_simd.cc holds them to it):
 //   exp 1.1 ulp, log 0.8, tanh 1.4, erf 1.3, sin and cos 0.51, sigmoid 2.5.
 // The f64 functions call the C library lane by lane.
 #pragma once
 #include <cmath>
-
-#include "backend/cpu/simd.h"
 
 namespace meshwork::MESHWORK_ISA {
 
