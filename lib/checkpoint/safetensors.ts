@@ -1,12 +1,15 @@
 // Weights in safetensors files: writing one file, reading one or a folder of shards.
-import { constants } from "node:fs";
-import { access, type FileHandle, open, readFile } from "node:fs/promises";
+import { access, readFile } from "node:fs/promises";
 import path from "node:path";
+import { setImmediate } from "node:timers/promises";
 import { writeAll, writeFileAtomically } from "../core/atomic-file.ts";
-import { CheckpointError, systemReason } from "../core/errors.ts";
-import { headerBytes, LENGTH_BYTES, parseHeader, type TensorEntry } from "./header.ts";
-import { type StoredDType, storedBytes, toFloat32 } from "./stored-dtype.ts";
+import { CheckpointError, FileError, systemReason } from "../core/errors.ts";
+import { type FileHandle, fileClose, fileRead, type SafetensorsIndex, safetensorsOpen } from "../runtime/addon.ts";
+import { type StoredDType, storedBytes, storedDType, toFloat32 } from "./stored-dtype.ts";
 import { parseStrictJson, type StrictJson } from "./strict-json.ts";
+
+/** Bytes before the header: its length, little-endian. */
+const LENGTH_BYTES = 8;
 
 /** A tensor to write; `read` is called when its turn comes, so that a model need not be in memory at once. */
 export interface TensorSource {
@@ -88,72 +91,68 @@ function checkpointError(file: string, reason: string, tensor?: string, cause?: 
   return new CheckpointError(`${where}: ${reason}`, { cause, details: { file, tensor } });
 }
 
-/** One open file whose header is checked. */
-class SafetensorsFile implements AsyncDisposable {
+/** Where a tensor lies in a file. */
+interface TensorEntry extends TensorInfo {
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** One open file. Native code checks its header before anything else is done with it. */
+class SafetensorsFile implements Disposable {
   readonly path: string;
   readonly tensors: ReadonlyMap<string, TensorEntry>;
   readonly #handle: FileHandle;
 
-  private constructor(file: string, handle: FileHandle, tensors: ReadonlyMap<string, TensorEntry>) {
+  /** @param followLinks whether the path itself may be a symbolic link */
+  constructor(file: string, followLinks: boolean) {
+    const index = translated(file, undefined, () => safetensorsOpen(file, { followLinks }));
     this.path = file;
-    this.tensors = tensors;
-    this.#handle = handle;
+    this.#handle = index.file;
+    this.tensors = new Map(entriesOf(file, index).map((entry) => [entry.name, entry]));
   }
 
-  /** @param follow whether the path itself may be a symbolic link */
-  static async open(file: string, follow: boolean): Promise<SafetensorsFile> {
-    let handle: FileHandle | undefined;
-    try {
-      // Not blocking, so that a named pipe is refused instead of waited for.
-      const flags = constants.O_RDONLY | constants.O_NONBLOCK | (follow ? 0 : constants.O_NOFOLLOW);
-      handle = await open(file, flags);
-      const stats = await handle.stat();
-      if (!stats.isFile()) throw checkpointError(file, "not a regular file");
-      const prefix = await readBytes(handle, file, 0, Math.min(LENGTH_BYTES, stats.size));
-      const header = await readBytes(handle, file, LENGTH_BYTES, headerBytes(file, prefix, stats.size));
-      return new SafetensorsFile(file, handle, parseHeader(file, header, stats.size).tensors);
-    } catch (cause) {
-      await handle?.close();
-      if (cause instanceof CheckpointError) throw cause;
-      throw checkpointError(file, systemReason(cause), undefined, cause);
+  async read({ name, offset, bytes }: TensorEntry): Promise<Uint8Array> {
+    const target = new Uint8Array(bytes);
+    for (let at = 0; at < bytes; at += READ_BYTES) {
+      const piece = target.subarray(at, at + READ_BYTES);
+      translated(this.path, name, () => fileRead(this.#handle, offset + at, piece));
+      // The read itself blocks: between pieces others get their turn.
+      await setImmediate();
     }
+    return target;
   }
 
-  read(entry: TensorEntry): Promise<Uint8Array> {
-    return readBytes(this.#handle, this.path, entry.offset, entry.bytes, entry.name);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#handle.close();
+  [Symbol.dispose](): void {
+    fileClose(this.#handle);
   }
 }
 
-/** One call's bytes; the system gives less than 2 GiB at once. */
-const READ_BYTES = 1 << 28;
+const READ_BYTES = 1 << 25;
 
-async function readBytes(
-  handle: FileHandle,
-  file: string,
-  offset: number,
-  count: number,
-  tensor?: string,
-): Promise<Uint8Array> {
-  const bytes = new Uint8Array(count);
+function entriesOf(file: string, index: SafetensorsIndex): TensorEntry[] {
+  let dim = 0;
+  return index.names.map((name, i) => {
+    const shape = [...index.dims.subarray(dim, dim + index.ranks[i]!)];
+    dim += shape.length;
+    const dtype = storedDType(index.dtypes[i]!);
+    if (dtype === undefined) throw checkpointError(file, `dtype ${index.dtypes[i]} cannot be read`, name);
+    const offset = index.begins[i]!;
+    return { name, dtype, shape, file, offset, bytes: index.ends[i]! - offset };
+  });
+}
+
+/** Native errors as CheckpointErrors that carry the file and tensor; their messages name the file. */
+function translated<T>(file: string, tensor: string | undefined, body: () => T): T {
   try {
-    for (let at = 0; at < count; ) {
-      const { bytesRead } = await handle.read(bytes, at, Math.min(count - at, READ_BYTES), offset + at);
-      if (bytesRead === 0) throw checkpointError(file, "became shorter while it was read", tensor);
-      at += bytesRead;
-    }
+    return body();
   } catch (cause) {
-    if (cause instanceof CheckpointError) throw cause;
-    throw checkpointError(file, systemReason(cause), tensor, cause);
+    if (!(cause instanceof FileError || cause instanceof CheckpointError)) throw cause;
+    throw new CheckpointError(cause.message, { cause, details: { file, tensor } });
   }
-  return bytes;
 }
 
 /** The weights of a model: the tensors of one file, or of the shards of a folder. Close it after use. */
-export class Weights implements AsyncDisposable {
+export class Weights implements Disposable {
   /** All tensors by name. */
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   readonly #files: readonly SafetensorsFile[];
@@ -164,12 +163,7 @@ export class Weights implements AsyncDisposable {
     this.#places = new Map(
       files.flatMap((file) => [...file.tensors.values()].map((entry) => [entry.name, { file, entry }] as const)),
     );
-    this.tensors = new Map(
-      [...this.#places].map(([name, { file, entry }]) => {
-        const { dtype, shape } = entry;
-        return [name, { name, dtype, shape, file: file.path }];
-      }),
-    );
+    this.tensors = new Map([...this.#places].map(([name, { entry }]) => [name, entry]));
   }
 
   /**
@@ -177,10 +171,10 @@ export class Weights implements AsyncDisposable {
    * @throws {CheckpointError} naming the file, and the tensor, for what is missing or malformed.
    */
   static async open(fileOrFolder: string): Promise<Weights> {
-    if (fileOrFolder.endsWith(".safetensors")) return new Weights([await SafetensorsFile.open(fileOrFolder, true)]);
+    if (fileOrFolder.endsWith(".safetensors")) return new Weights([new SafetensorsFile(fileOrFolder, true)]);
     const found = await findWeights(fileOrFolder);
     if (found === undefined) throw await noWeights(fileOrFolder);
-    if (!found.endsWith(".json")) return new Weights([await SafetensorsFile.open(found, true)]);
+    if (!found.endsWith(".json")) return new Weights([new SafetensorsFile(found, true)]);
     return new Weights(await openShards(found));
   }
 
@@ -204,13 +198,9 @@ export class Weights implements AsyncDisposable {
     return file.read(entry);
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all(this.#files.map((file) => file[Symbol.asyncDispose]()));
-  }
-
   /** Closes the files. */
-  close(): Promise<void> {
-    return this[Symbol.asyncDispose]();
+  [Symbol.dispose](): void {
+    for (const file of this.#files) file[Symbol.dispose]();
   }
 
   #place(name: string) {
@@ -252,12 +242,12 @@ async function openShards(index: string): Promise<SafetensorsFile[]> {
   const files: SafetensorsFile[] = [];
   try {
     for (const shard of new Set(map.values())) {
-      files.push(await SafetensorsFile.open(path.join(path.dirname(index), shard), false));
+      files.push(new SafetensorsFile(path.join(path.dirname(index), shard), false));
     }
     checkShards(index, map, files);
     return files;
   } catch (error) {
-    await Promise.all(files.map((file) => file[Symbol.asyncDispose]()));
+    for (const file of files) file[Symbol.dispose]();
     throw error;
   }
 }
