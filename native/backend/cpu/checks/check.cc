@@ -91,4 +91,26 @@ Status checkContiguous(const char* name, const Operand& operand) {
   return refuse(std::string(name) + dimsOf(*operand.view) + " is not contiguous");
 }
 
+Status checkFloatType(const char* name, const Operand& operand) {
+  const DType dtype = operand.view->dtype;
+  if (dtype == DType::f32 || dtype == DType::f64 || dtype == DType::bf16) return {};
+  return unsupported(std::string(name) + " is " + dtypeName(dtype) + ", expected f32, f64 or bf16");
+}
+
+Status checkFloats(const Call& call, int first, int count) {
+  for (int i = first; i < first + count; ++i) {
+    if (call.attrs[i] < 0 || call.attrs[i] >= call.floatCount) {
+      return refuse("attribute " + std::to_string(i) + " is float " + std::to_string(call.attrs[i]) + " of " +
+                    std::to_string(call.floatCount));
+    }
+  }
+  return {};
+}
+
+Status checkTable(const Call& call, int index) {
+  if (call.attrs[index] >= 0 && call.attrs[index] < call.tableCount) return {};
+  return refuse("attribute " + std::to_string(index) + " is table word " + std::to_string(call.attrs[index]) + " of " +
+                std::to_string(call.tableCount));
+}
+
 }  // namespace meshwork

@@ -29,6 +29,15 @@ Status checkUnitStride(const char* name, const Operand& operand);
 // No two elements share memory: by rising stride, each dim (of size > 1) steps over all the smaller ones.
 Status checkNoRepeats(const char* name, const Operand& operand);
 Status checkContiguous(const char* name, const Operand& operand);
+// f32, f64 or bf16.
+Status checkFloatType(const char* name, const Operand& operand);
+// Attributes [first, first + count) are indices into floats, attribute `index` one into table.
+Status checkFloats(const Call& call, int first, int count);
+Status checkTable(const Call& call, int index);
+// The type in which statistics of an operand are kept: f64 for f64, else f32.
+inline DType statisticsOf(const Operand& operand) {
+  return operand.view->dtype == DType::f64 ? DType::f64 : DType::f32;
+}
 
 }  // namespace meshwork
 

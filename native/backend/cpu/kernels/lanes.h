@@ -61,33 +61,42 @@ class Accumulator {
     for (Vec<A>& value : values_) value = splat(identity);
   }
 
-  // f maps vectors and scalars of A alike, before they are accumulated.
+  // f maps vectors of A before they are accumulated; f(pad) is the identity.
   template <class T, class F>
-  MESHWORK_INLINE void addRow(const T* x, int64_t n, const F& f) {
+  MESHWORK_INLINE void addRow(const T* x, int64_t n, A pad, const F& f) {
     int64_t i = 0;
     for (; i + kWide <= n; i += kWide) {
       for (int k = 0; k < kParts; ++k) values_[k] = Op()(values_[k], f(loadAs<A>(x + i + k * kLanes<A>)));
     }
-    if (i < n) addFew(n - i, [&](int64_t j) { return f(static_cast<A>(widenOne(x[i + j]))); });
+    if (i < n) addFew(x + i, 1, n - i, pad, f);
   }
   template <class T>
   MESHWORK_INLINE void addRow(const T* x, int64_t n) {
-    addRow(x, n, [](auto v) { return v; });
+    addRow(x, n, identity_, Same());
   }
-  // f(i) gives vectors of kLanes<A> elements at i, g(i) one element.
-  template <class F, class G>
-  MESHWORK_INLINE void addEach(int64_t n, const F& f, const G& g) {
+  // f maps vectors of A at the same place of two rows; f(0, 0) is the identity.
+  template <class T, class U, class F>
+  MESHWORK_INLINE void addRows(const T* x, const U* y, int64_t n, const F& f) {
     int64_t i = 0;
     for (; i + kWide <= n; i += kWide) {
-      for (int k = 0; k < kParts; ++k) values_[k] = Op()(values_[k], f(i + k * kLanes<A>));
+      for (int k = 0; k < kParts; ++k) {
+        const int64_t at = i + k * kLanes<A>;
+        values_[k] = Op()(values_[k], f(loadAs<A>(x + at), loadAs<A>(y + at)));
+      }
     }
-    if (i < n) addFew(n - i, [&](int64_t j) { return g(i + j); });
+    if (i == n) return;
+    A few[2][kWide] = {};
+    for (int64_t j = 0; i + j < n; ++j) {
+      few[0][j] = static_cast<A>(widenOne(x[i + j]));
+      few[1][j] = static_cast<A>(widenOne(y[i + j]));
+    }
+    for (int k = 0; k < kParts; ++k) {
+      values_[k] = Op()(values_[k], f(load(few[0] + k * kLanes<A>), load(few[1] + k * kLanes<A>)));
+    }
   }
   template <class T>
   MESHWORK_INLINE void addStrided(const T* x, int64_t stride, int64_t n) {
-    for (int64_t i = 0; i < n; i += kWide) {
-      addFew(n - i < kWide ? n - i : kWide, [&](int64_t j) { return static_cast<A>(widenOne(x[(i + j) * stride])); });
-    }
+    for (int64_t i = 0; i < n; i += kWide) addFew(x + i * stride, stride, n - i < kWide ? n - i : kWide, identity_, Same());
   }
 
   // All lanes, combined by halves.
@@ -103,11 +112,14 @@ class Accumulator {
  private:
   static constexpr int kParts = kWide / kLanes<A>;
 
-  template <class F>
-  MESHWORK_INLINE void addFew(int64_t n, const F& f) {
+  struct Same {
+    MESHWORK_INLINE Vec<A> operator()(Vec<A> v) const { return v; }
+  };
+  template <class T, class F>
+  MESHWORK_INLINE void addFew(const T* x, int64_t stride, int64_t n, A pad, const F& f) {
     A few[kWide];
-    for (int64_t j = 0; j < kWide; ++j) few[j] = j < n ? f(j) : identity_;
-    for (int k = 0; k < kParts; ++k) values_[k] = Op()(values_[k], load(few + k * kLanes<A>));
+    for (int64_t j = 0; j < kWide; ++j) few[j] = j < n ? static_cast<A>(widenOne(x[j * stride])) : pad;
+    for (int k = 0; k < kParts; ++k) values_[k] = Op()(values_[k], f(load(few + k * kLanes<A>)));
   }
 
   A identity_;
