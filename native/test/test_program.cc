@@ -83,7 +83,7 @@ TEST(program_bounds) {
   refused([](ProgramSource& p) { p.run(0, -1); }, "slot");
   refused([](ProgramSource& p) { p.run(1); }, "segment's index");
   refused([](ProgramSource& p) { p.run(0, 0, 0, 9); }, "table base");
-  refused([](ProgramSource& p) { p.run(0, 0, 0, 8); }, "beyond the table");
+  refused([](ProgramSource& p) { p.run(0, 0, 0, 8); }, "table word");
   refused([](ProgramSource& p) { p.feed(0, 0, kStaging + 1); }, "feed or fetch");
   refused([](ProgramSource& p) { p.feed(1, 0, kStaging); }, "staging");
   refused([](ProgramSource& p) { p.feed(0, 64, 1); }, "region");

@@ -85,3 +85,14 @@ export const actions = {
     ...wide(bytes),
   ],
 };
+
+/** Programs that copy 64 KiB many times over: long enough to be interrupted. */
+export function longPrograms(devices: number): Int32Array[] {
+  const words = program({
+    arenaBytes: 2 ** 17,
+    views: [{ dtype: 0, dims: [2 ** 14] }],
+    segments: [instruction("copy", [[0, 0, 0]], [[0, 2 ** 10, 0]])],
+    actions: Array.from({ length: 30_000 }, () => actions.run(0)),
+  });
+  return Array.from({ length: devices }, () => words);
+}
