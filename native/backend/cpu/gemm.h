@@ -66,6 +66,26 @@ MESHWORK_INLINE MicroKernel<S, B> findMicroKernel(int rows) {
   return table[static_cast<size_t>(rows - 1)];
 }
 
+// c[i][j] (+)= sum over p < k of a b for m rows and n columns, n a multiple of kLanes<S>. a: packed, panel after panel of
+// kTileRows rows. b: rows `ldb` apart, or for ldb = 0 packed, panel after panel of kTileColumns<S> columns (the last may be
+// one vector wide).
+template <class S>
+void multiplyPacked(int64_t m, int64_t n, int64_t k, const S* a, const S* b, int64_t ldb, S* c, int64_t ldc, bool add) {
+  constexpr int lanes = kLanes<S>;
+  for (int64_t j = 0; j < n;) {
+    const bool whole = j + kTileColumns<S> <= n;
+    const int64_t width = whole ? kTileColumns<S> : lanes;
+    const S* right = ldb ? b + j : b + j * k;
+    for (int64_t i = 0; i < m; i += kTileRows) {
+      const int rows = static_cast<int>(std::min<int64_t>(kTileRows, m - i));
+      const auto kernel = whole ? findMicroKernel<kTileVectors, S, S>(rows) : findMicroKernel<1, S, S>(rows);
+      S* tile = c + i * ldc + j;
+      kernel(k, a + i * k, right, ldb ? ldb : width, add ? tile : nullptr, ldc, tile, ldc);
+    }
+    j += width;
+  }
+}
+
 MESHWORK_INLINE float widen(float value) { return value; }
 MESHWORK_INLINE double widen(double value) { return value; }
 MESHWORK_INLINE float widen(bf16 value) { return bitCast<float>(static_cast<uint32_t>(value.bits) << 16); }
@@ -124,6 +144,31 @@ void packStraight(const T* from, int64_t stride, int count, int64_t k, S* to, in
       i += lanes;
     }
     for (; i < width; ++i) to[i] = S{};
+  }
+}
+
+// A left side of m rows for multiplyPacked(). kTransposed: rows have unit stride in k; else k has stride `stride`.
+template <bool kTransposed, class T, class S>
+void packLeftSide(const T* from, int64_t stride, int64_t m, int64_t k, S* to) {
+  for (int64_t i = 0; i < m; i += kTileRows) {
+    const int rows = static_cast<int>(std::min<int64_t>(kTileRows, m - i));
+    if constexpr (kTransposed) {
+      packTransposed(from + i * stride, stride, rows, k, to + i * k, rows);
+    } else {
+      packStraight(from + i, stride, rows, k, to + i * k, rows);
+    }
+  }
+}
+
+// A right side of n columns, each with unit stride in k, for multiplyPacked(); columns up to a multiple of kLanes<S> are zero.
+template <class T, class S>
+void packRightSide(const T* from, int64_t stride, int64_t n, int64_t k, S* to) {
+  constexpr int lanes = kLanes<S>;
+  for (int64_t j = 0; j < n;) {
+    const int columns = static_cast<int>(std::min<int64_t>(kTileColumns<S>, n - j));
+    const int width = columns > lanes ? kTileColumns<S> : lanes;
+    packTransposed(from + j * stride, stride, columns, k, to + j * k, width);
+    j += width;
   }
 }
 

@@ -11,7 +11,10 @@ namespace {
 constexpr int64_t kPanelBytes = 1536;    // k of one panel, in bytes of the compute type
 constexpr int64_t kBlockRows = 384;      // rows of a packed left block: with a panel's k it fills half of a 1 MiB L2
 constexpr int64_t kDirectRows = 24;      // up to here a right side with unit stride in n is read in place
-constexpr int64_t kDotRowsLimit = 12;    // up to here one with unit stride in k is multiplied by inner products
+constexpr int64_t kDirectColumns = 4096;  // and its sums wait in the L2
+constexpr int64_t kDotRowsLimit = 16;    // up to here one with unit stride in k is multiplied by inner products,
+constexpr int64_t kDotLeastK = 256;      // if k is worth the sums over the lanes,
+constexpr int64_t kDotFewRows = 4;       // or rows are few
 constexpr int64_t kDotBlockColumns = 128;
 constexpr int kWideVectors = MESHWORK_ISA_LEVEL == 2 ? 8 : 4;  // columns of a single row's tile: longer runs of memory
 
@@ -102,7 +105,7 @@ class Matmul {
   void run() {
     const int64_t batch = call_.in[0].dim(0);
     if (batch == 0 || m_ == 0 || n_ == 0) return;
-    const bool byDots = !rightByRows_ && m_ <= kDotRowsLimit;
+    const bool byDots = !rightByRows_ && m_ <= (k_ >= kDotLeastK ? kDotRowsLimit : kDotFewRows);
     if (byDots) {
       planDots();
     } else {
@@ -173,7 +176,7 @@ class Matmul {
     direct_ = rightByRows_ && m_ <= kDirectRows;
     wide_ = direct_ && m_ == 1;
     const int64_t width = (wide_ ? kWideVectors : kTileVectors) * kLanes<S>;
-    const int64_t most = kPanelBytes / static_cast<int64_t>(sizeof(S));
+    const int64_t most = direct_ ? directK() : kPanelBytes / static_cast<int64_t>(sizeof(S));
     panels_ = std::max<int64_t>(1, ceilDiv(k_, most));
     panelK_ = roundUp(ceilDiv(k_, panels_), 4);
     panels_ = std::max<int64_t>(1, ceilDiv(k_, std::max<int64_t>(4, panelK_)));
@@ -182,10 +185,15 @@ class Matmul {
     blockRows_ = std::min(roundUp(ceilDiv(m_, ceilDiv(m_, rowsMost)), kTileRows), rowsMost);
     // Sums wait in memory between panels of k: room for them bounds the columns.
     const int64_t room = budget - blockRows_ * panelK_ - (panelK_ + 1) * width - kTileRows * width;
-    const int64_t columnsMost = panels_ == 1 ? roundUp(n_, width) : std::max(width, room / blockRows_ / width * width);
+    int64_t columnsMost = panels_ == 1 ? roundUp(n_, width) : std::max(width, room / blockRows_ / width * width);
+    if (direct_) columnsMost = std::min(columnsMost, kDirectColumns);
     blockColumns_ = roundUp(ceilDiv(n_, ceilDiv(n_, columnsMost)), width);
     splitForThreads(batch, width);
   }
+
+  // k of one panel where the right side is read in place: so many of its rows are read side by side, each from end to end,
+  // which is what the processor's prefetching follows best.
+  int64_t directK() const { return m_ <= 4 ? 8 : 16; }
 
   // Halves blocks until every thread has a few. Sums run over all of k in any block: the bits stay.
   void splitForThreads(int64_t batch, int64_t width) {
