@@ -25,7 +25,7 @@ export interface ParameterOptions {
   /** How the mesh splits it; axes the mesh lacks are ignored. */
   readonly spec?: PartitionSpec;
   /** Name and shape in files; by default the path and the inner shape. */
-  readonly stored?: Stored;
+  readonly stored?: { readonly name?: string; readonly shape: Shape };
   /** Frozen parameters get no gradient and no update. */
   readonly frozen?: boolean;
 }
@@ -44,7 +44,7 @@ export class Parameter implements Readable {
   frozen: boolean;
   /** Values given from outside (a file), whole, in the inner form; taken when the model is placed. */
   loaded: StorageArray | null = null;
-  readonly #stored: Stored | undefined;
+  readonly #stored: ParameterOptions["stored"];
 
   constructor(options: ParameterOptions) {
     this.shape = [...options.shape];
@@ -55,7 +55,7 @@ export class Parameter implements Readable {
     this.#stored = options.stored;
     if (options.stored && sizeOf(options.stored.shape) !== sizeOf(this.shape)) {
       throw new ShapeError(
-        `${options.stored.name}: stored shape ${shapeText(options.stored.shape)} is no reshape of ${shapeText(this.shape)}`,
+        `stored shape ${shapeText(options.stored.shape)} of a parameter is no reshape of its shape ${shapeText(this.shape)}`,
       );
     }
   }
@@ -67,7 +67,7 @@ export class Parameter implements Readable {
 
   /** Name and shape in files. */
   get stored(): Stored {
-    return this.#stored ?? { name: this.path, shape: this.shape };
+    return { name: this.#stored?.name ?? this.path, shape: this.#stored?.shape ?? this.shape };
   }
 
   /** Whether weight decay applies: to what is stored with two or more dims. */

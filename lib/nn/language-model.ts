@@ -1,0 +1,69 @@
+// What GPT-2, Llama and their like share: token ids to logits, the next-token loss, blocks for pipeline stages.
+import { DTypeError, ShapeError } from "../core/errors.ts";
+import { shapeText } from "../core/shape.ts";
+import { crossEntropy } from "../tensor/functions.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { LossTerm } from "../train/trace.ts";
+import type { ConfigJson, ModelConfig } from "./config.ts";
+import { Module } from "./module.ts";
+
+/** Targets with this value count for nothing. */
+export const IGNORED_TARGET = -100;
+
+/** A module that is not split over pipeline stages, and what a token costs in it (multiply-adds). */
+export interface PipelineBlock {
+  readonly path: string;
+  readonly cost: number;
+}
+
+/** What a model was read from, to be saved alike. */
+export interface ModelSource {
+  /** config.json as it stood. */
+  readonly json: ConfigJson;
+  /** What stood before each weight's name in the files: "" or "transformer.". */
+  readonly prefix: string;
+}
+
+/** Gives logits of the next token at every position. */
+export abstract class LanguageModel extends Module {
+  abstract readonly config: ModelConfig;
+  /** Where the model was read from; undefined for a new one. */
+  source: ModelSource | undefined;
+
+  /** ids i32 [b, t] -> logits [b, t, vocabulary]. Throws ShapeError for more positions than the model has. */
+  abstract override forward(ids: Tensor): Tensor;
+
+  /** Modules in the order in which data flows, for assignment to pipeline stages. */
+  abstract pipelineBlocks(sequenceLength?: number): PipelineBlock[];
+
+  /** Next-token cross-entropy of inputs and targets, i32 [b, t]; targets of -100 count for nothing. */
+  loss(inputs: Tensor, targets: Tensor): Readonly<Record<string, LossTerm>> {
+    expectIds("targets", targets);
+    if (targets.shape.some((n, d) => n !== inputs.shape[d])) {
+      throw new ShapeError(
+        `inputs are ${shapeText(inputs.shape)}, targets ${shapeText(targets.shape)}: there is one target for each input`,
+      );
+    }
+    const sum = crossEntropy(this.call(inputs), targets, IGNORED_TARGET).sum();
+    return { loss: { sum, count: targets.ne(IGNORED_TARGET).cast("f32").sum() } };
+  }
+
+  /** Refuses what cannot be token ids of this model. */
+  protected expectTokens(ids: Tensor): void {
+    expectIds("token ids", ids);
+    const { maxPositions } = this.config;
+    if (ids.shape[1]! > maxPositions) {
+      throw new ShapeError(`sequences of ${ids.shape[1]} tokens: the model has ${maxPositions} positions`);
+    }
+  }
+}
+
+function expectIds(what: string, ids: Tensor): void {
+  if (ids.dtype !== "i32") throw new DTypeError(`${what} are i32, got ${ids.dtype}`);
+  if (ids.rank !== 2) throw new ShapeError(`${what} are [batch, time], got ${shapeText(ids.shape)}`);
+}
+
+/** Multiply-adds of a token's attention in one layer, when half of the positions are visible on average. */
+export function attentionCost(heads: number, headDim: number, sequenceLength: number): number {
+  return heads * headDim * sequenceLength;
+}
