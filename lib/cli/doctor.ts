@@ -1,7 +1,5 @@
 // `meshwork doctor`: what of this machine can be used, what not, and the one command that mends it.
-import { existsSync } from "node:fs";
-import { createRequire } from "node:module";
-import { fileURLToPath } from "node:url";
+import { MeshworkError } from "../core/errors.ts";
 import type { DoctorOptions } from "./doctor-flags.ts";
 import { type CliIo, EXIT, type Output } from "./io.ts";
 import {
@@ -49,7 +47,7 @@ export async function runDoctor(options: DoctorOptions, io: CliIo): Promise<numb
 export async function diagnose(env: NodeJS.ProcessEnv): Promise<Diagnosis> {
   const [machine, gpus, folders] = await Promise.all([readMachine(), readGpus(), libraryFolders(env)]);
   const node = checkNode(process.versions.node);
-  const addon = checkAddon();
+  const addon = await checkAddon();
   const cuda = await checkCuda(gpus, folders, addon);
   const mpi = await checkMpi(env);
   const cpu = addon.ok === true && node.ok === true;
@@ -67,26 +65,22 @@ export function checkNode(installed: string): Finding {
   return ok ? { name: "Node.js", ok, detail } : { name: "Node.js", ok, detail, fix: "npx -y n lts" };
 }
 
-/** Where the build puts the addon. */
-const ADDON = fileURLToPath(new URL("../../build-native/meshwork.node", import.meta.url));
-
 interface AddonFinding extends Finding {
   /** Whether the addon says that it can open CUDA devices. */
   readonly cuda: boolean;
 }
 
-function checkAddon(): AddonFinding {
+async function checkAddon(): Promise<AddonFinding> {
   const name = "native addon";
-  const fix = "npm run build:native";
-  if (!existsSync(ADDON)) return { name, ok: false, cuda: false, detail: `not built: ${ADDON} is missing`, fix };
   try {
-    const addon: { info?: () => Readonly<Record<string, unknown>> } = createRequire(import.meta.url)(ADDON);
-    const info = addon.info?.() ?? {};
-    const facts = Object.entries(info).map(([key, value]) => `${key} ${value}`);
-    return { name, ok: true, cuda: info.cuda === true, detail: `${ADDON} (${facts.join(", ")})` };
+    const info = Object.entries((await import("../runtime/addon.ts")).info());
+    const cuda = info.some(([key, value]) => key === "cuda" && value === true);
+    return { name, ok: true, cuda, detail: info.map(([key, value]) => `${key} ${value}`).join(", ") };
   } catch (error) {
-    const detail = `does not load: ${error instanceof Error ? error.message : error}`;
-    return { name, ok: false, cuda: false, detail, fix };
+    const tried = error instanceof MeshworkError && Array.isArray(error.details.tried) ? error.details.tried : [];
+    const reasons = tried.length > 0 ? tried : [error instanceof Error ? error.message : String(error)];
+    const detail = `does not load: ${reasons.join("; ")}`;
+    return { name, ok: false, cuda: false, detail, fix: "npm run build:native" };
   }
 }
 

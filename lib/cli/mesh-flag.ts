@@ -1,34 +1,29 @@
 // The mesh on the command line: `dp=2,tp=2,pp=2`.
 import { UsageError } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
-
-/** Names of the mesh's axes in the order of its devices, the last fastest. */
-export const AXES = ["pp", "dp", "fsdp", "cp", "ep", "tp"] as const;
-
-/** A mesh axis: pipeline, data, fully sharded data, context, expert and tensor parallelism. */
-export type AxisName = (typeof AXES)[number];
+import { axisOrder, type MeshAxis } from "../ir/mesh.ts";
 
 /** The size of every axis; 1 where none was asked for. */
-export type MeshSizes = Readonly<Record<AxisName, number>>;
+export type MeshSizes = Readonly<Record<MeshAxis, number>>;
 
-const MAX_DEVICES = 65_536;
+const MAX_DEVICES = 4096;
 
 /** A mesh of one device. */
 export const ONE_DEVICE: MeshSizes = { pp: 1, dp: 1, fsdp: 1, cp: 1, ep: 1, tp: 1 };
 
 /** Number of devices in a mesh. */
 export function deviceCount(mesh: MeshSizes): number {
-  return AXES.reduce((product, axis) => product * mesh[axis], 1);
+  return axisOrder.reduce((product, axis) => product * mesh[axis], 1);
 }
 
 /** The axes of a mesh with their sizes in device order, those of size 1 included. */
-export function axisList(mesh: MeshSizes): { readonly name: AxisName; readonly size: number }[] {
-  return AXES.map((name) => ({ name, size: mesh[name] }));
+export function axisList(mesh: MeshSizes): { readonly name: MeshAxis; readonly size: number }[] {
+  return axisOrder.map((name) => ({ name, size: mesh[name] }));
 }
 
 /** As on the command line, axes of size 1 left out; `one device` for none. */
 export function meshText(mesh: MeshSizes): string {
-  const parts = AXES.filter((axis) => mesh[axis] > 1).map((axis) => `${axis}=${mesh[axis]}`);
+  const parts = axisOrder.filter((axis) => mesh[axis] > 1).map((axis) => `${axis}=${mesh[axis]}`);
   return parts.length === 0 ? "one device" : parts.join(",");
 }
 
@@ -50,12 +45,12 @@ export function meshFromJson(value: unknown): MeshSizes | undefined {
 }
 
 function meshOf(pairs: readonly (readonly [string, string])[]): MeshSizes {
-  const sizes = new Map<AxisName, number>();
+  const sizes = new Map<MeshAxis, number>();
   for (const [name, size] of pairs) {
-    const axis = AXES.find((known) => known === name);
+    const axis = axisOrder.find((known) => known === name);
     if (axis === undefined) {
       throw new UsageError(
-        `unknown axis "${name}"; the nearest is "${nearest(name, AXES)}" (axes: ${AXES.join(", ")})`,
+        `unknown axis "${name}"; the nearest is "${nearest(name, axisOrder)}" (axes: ${axisOrder.join(", ")})`,
       );
     }
     if (sizes.has(axis)) throw new UsageError(`axis "${name}" is given twice`);

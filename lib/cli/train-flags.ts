@@ -75,7 +75,12 @@ export const trainFlags = {
   width: integerFlag({ help: "width of a preset", min: 1, max: 1_048_576, defaultText: PRESET }),
   heads: integerFlag({ help: "attention heads of a preset", min: 1, max: 65_536, defaultText: PRESET }),
   kvHeads: integerFlag({ help: "key-value heads of a Llama preset", min: 1, max: 65_536, defaultText: PRESET }),
-  vocab: integerFlag({ help: "vocabulary of a preset", min: 1, max: 2 ** 31 - 1, defaultText: "the tokenizer's" }),
+  vocab: integerFlag({
+    help: "vocabulary of a preset",
+    min: 1,
+    max: 2 ** 31 - 1,
+    defaultText: "the preset's or the tokenizer's",
+  }),
   init: choiceFlag(["weights", "random"], {
     help: "start from the folder's weights, or afresh",
     defaultText: "weights where there are any",

@@ -1,0 +1,167 @@
+// A run's folder: settings in run.json, a metrics.jsonl that grows, and the model as a Hugging Face folder.
+import { type FileHandle, mkdir, open, rm } from "node:fs/promises";
+import path from "node:path";
+import { type TensorSource, writeSafetensors } from "../checkpoint/safetensors.ts";
+import { writeTextAtomically } from "../core/atomic-file.ts";
+import { FileError, isSystemError, systemReason } from "../core/errors.ts";
+import type { ConfigJson } from "../nn/config.ts";
+
+/** Where a run goes. */
+export interface RunFolderOptions {
+  /** The folder asked for; made where it is missing, its run files are replaced where it is not. */
+  readonly out?: string | undefined;
+  /** Names the folder when none is asked for: `runs/<date>-<name>`. */
+  readonly name: string;
+  /** The time in that name. */
+  readonly now?: Date;
+}
+
+/** A model to save. */
+export interface SavedModel {
+  readonly config: ConfigJson;
+  readonly tensors: Iterable<TensorSource>;
+  /** The tokenizer's files: name to content. */
+  readonly tokenizerFiles?: ReadonlyMap<string, string> | undefined;
+}
+
+/** A run's folder, open until closed. */
+export class RunFolder implements AsyncDisposable {
+  readonly path: string;
+  /** The Hugging Face folder in it. */
+  readonly modelPath: string;
+  readonly #metrics: LineWriter;
+
+  private constructor(folder: string, metrics: LineWriter) {
+    this.path = folder;
+    this.modelPath = path.join(folder, "model");
+    this.#metrics = metrics;
+  }
+
+  /** Makes the folder. @throws {FileError} where it cannot be made or written to, before any work is done. */
+  static async create(options: RunFolderOptions): Promise<RunFolder> {
+    const folder = options.out ?? (await freshFolder(options.name, options.now ?? new Date()));
+    try {
+      await mkdir(path.join(folder, "model"), { recursive: true });
+      const metrics = await open(path.join(folder, "metrics.jsonl"), "w");
+      return new RunFolder(folder, new LineWriter(metrics));
+    } catch (cause) {
+      throw fileError(folder, cause);
+    }
+  }
+
+  /** Writes run.json: settings, versions, machine, seed, digests of the data. */
+  writeRecord(record: Readonly<Record<string, unknown>>): Promise<void> {
+    return writeTextAtomically(path.join(this.path, "run.json"), `${JSON.stringify(record, undefined, 2)}\n`);
+  }
+
+  /** Adds a line to metrics.jsonl, numbers in full precision. Written soon, or with `flush`. */
+  metric(event: object): void {
+    this.#metrics.add(JSON.stringify(event));
+  }
+
+  /** Writes what is waiting. @throws {FileError} where this or an earlier write failed. */
+  flush(): Promise<void> {
+    return this.#metrics.flush();
+  }
+
+  /**
+   * Saves the model: weights, config.json and tokenizer, each file whole or not at all.
+   * @throws {FileError} where the disk refuses.
+   */
+  async saveModel({ config, tensors, tokenizerFiles }: SavedModel): Promise<void> {
+    // One that an earlier run left would otherwise stay beside another model's weights.
+    for (const name of TOKENIZER_FILES) await rm(path.join(this.modelPath, name), { force: true });
+    await writeSafetensors(path.join(this.modelPath, "model.safetensors"), tensors);
+    for (const [name, content] of tokenizerFiles ?? []) {
+      await writeTextAtomically(path.join(this.modelPath, path.basename(name)), content);
+    }
+    // Last, so that a folder with a config is complete.
+    const text = `${JSON.stringify(config, undefined, 2)}\n`;
+    await writeTextAtomically(path.join(this.modelPath, "config.json"), text);
+  }
+
+  /** Writes what is waiting and closes the metrics. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#metrics.close();
+  }
+}
+
+const TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"];
+
+function fileError(file: string, cause: unknown): FileError {
+  return new FileError(`${file}: cannot be written: ${systemReason(cause)}`, { cause, details: { path: file } });
+}
+
+/** `20261121-004805` in local time. */
+function dateText(now: Date): string {
+  const two = (value: number) => String(value).padStart(2, "0");
+  const date = `${now.getFullYear()}${two(now.getMonth() + 1)}${two(now.getDate())}`;
+  return `${date}-${two(now.getHours())}${two(now.getMinutes())}${two(now.getSeconds())}`;
+}
+
+/** Makes a new folder under runs/; two runs of one second get names of their own. */
+async function freshFolder(name: string, now: Date): Promise<string> {
+  const base = path.join("runs", `${dateText(now)}-${name.replace(/[^\w.-]+/g, "-")}`);
+  try {
+    await mkdir("runs", { recursive: true });
+    for (let attempt = 1; ; attempt++) {
+      const folder = attempt === 1 ? base : `${base}-${attempt}`;
+      try {
+        await mkdir(folder);
+        return folder;
+      } catch (cause) {
+        if (!isSystemError(cause) || cause.code !== "EEXIST") throw cause;
+      }
+    }
+  } catch (cause) {
+    throw fileError(base, cause);
+  }
+}
+
+const FLUSH_LINES = 64;
+const FLUSH_MS = 1000;
+
+/** Appends lines in batches, in order. */
+class LineWriter {
+  readonly #handle: FileHandle;
+  #waiting: string[] = [];
+  #lastFlush = performance.now();
+  #writing: Promise<void> = Promise.resolve();
+  #failure: unknown;
+
+  constructor(handle: FileHandle) {
+    this.#handle = handle;
+  }
+
+  add(line: string): void {
+    this.#waiting.push(`${line}\n`);
+    const due = performance.now() - this.#lastFlush > FLUSH_MS;
+    if (due || this.#waiting.length >= FLUSH_LINES) this.#write();
+  }
+
+  async flush(): Promise<void> {
+    this.#write();
+    await this.#writing;
+    if (this.#failure !== undefined) throw fileError("metrics.jsonl", this.#failure);
+  }
+
+  async close(): Promise<void> {
+    try {
+      await this.flush();
+    } finally {
+      await this.#handle.close();
+    }
+  }
+
+  #write(): void {
+    this.#lastFlush = performance.now();
+    const text = this.#waiting.join("");
+    this.#waiting = [];
+    if (text === "") return;
+    this.#writing = this.#writing
+      .then(() => this.#handle.appendFile(text))
+      .catch((cause: unknown) => {
+        this.#failure ??= cause;
+      });
+  }
+}
