@@ -1,17 +1,16 @@
 // Tokenizers in Hugging Face's tokenizer.json format, run by @huggingface/tokenizers.
 import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { DataError } from "../core/errors.ts";
+import { isJsonObject, type JsonObject } from "../core/json.ts";
 import { BYTE_CHARACTERS, BYTES, type TextStream, type TokenIds, type Tokenizer } from "./tokenizer.ts";
 
 /** Names that end-of-text tokens have in public vocabularies, for folders whose config does not say. */
 const END_OF_TEXT_NAMES = ["<|endoftext|>", "<|end_of_text|>", "</s>"];
 
 /** Long texts are encoded in pieces of about this many characters where that cannot change the tokens. */
-const PIECE_CHARACTERS = 1 << 20;
+const PIECE_CHARACTERS = 1 << 18;
 
 const REPLACEMENT = "\uFFFD";
-
-type Json = Readonly<Record<string, unknown>>;
 
 /** What is used of the library's tokenizer; its own declarations do not resolve under Node's rules. */
 interface Model {
@@ -120,9 +119,9 @@ export class HuggingFaceTokenizer implements Tokenizer {
     };
   }
 
-  #findEndOfText(config: Json): number | undefined {
+  #findEndOfText(config: JsonObject): number | undefined {
     const stated = config.eos_token;
-    const content = isObject(stated) ? stated.content : stated;
+    const content = isJsonObject(stated) ? stated.content : stated;
     const names = typeof content === "string" ? [content] : END_OF_TEXT_NAMES;
     return names.map((name) => this.#model.token_to_id(name)).find((id) => id !== undefined);
   }
@@ -142,7 +141,7 @@ export function isByteTokenizer(json: string): boolean {
   } catch {
     return false;
   }
-  if (!isObject(parsed) || !isObject(parsed.model) || !isObject(parsed.model.vocab)) return false;
+  if (!isJsonObject(parsed) || !isJsonObject(parsed.model) || !isJsonObject(parsed.model.vocab)) return false;
   const { vocab, merges, type } = parsed.model;
   const plain = type === "BPE" && Array.isArray(merges) && merges.length === 0 && splitsAtLines(parsed);
   const noneAdded = Array.isArray(parsed.added_tokens) && parsed.added_tokens.length === 0;
@@ -151,9 +150,9 @@ export function isByteTokenizer(json: string): boolean {
 }
 
 /** True where pre-tokens never reach over a line's end followed by a non-blank: GPT-2's splitting of bytes. */
-function splitsAtLines(tokenizer: Json): boolean {
+function splitsAtLines(tokenizer: JsonObject): boolean {
   const { normalizer, pre_tokenizer: split } = tokenizer;
-  if ((normalizer ?? null) !== null || !isObject(split)) return false;
+  if ((normalizer ?? null) !== null || !isJsonObject(split)) return false;
   return split.type === "ByteLevel" && split.add_prefix_space === false && split.use_regex !== false;
 }
 
@@ -178,7 +177,7 @@ function largest(ids: Iterable<number>): number {
   return max;
 }
 
-function parseObject(name: string, json: string): Json {
+function parseObject(name: string, json: string): JsonObject {
   let parsed: unknown;
   try {
     parsed = JSON.parse(json);
@@ -187,12 +186,8 @@ function parseObject(name: string, json: string): Json {
       cause,
     });
   }
-  if (!isObject(parsed)) throw new DataError(`tokenizer ${name}: a JSON object was expected`);
+  if (!isJsonObject(parsed)) throw new DataError(`tokenizer ${name}: a JSON object was expected`);
   return parsed;
-}
-
-function isObject(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** Utf-8 to text; the error names the first invalid byte. */

@@ -2,6 +2,7 @@
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { ConfigError, systemReason } from "../core/errors.ts";
+import { isJsonObject, type JsonObject } from "../core/json.ts";
 import { nearest } from "../core/nearest.ts";
 
 /** Activations by Hugging Face's names: `gelu` is exact, `gelu_new` the tanh approximation. */
@@ -76,7 +77,7 @@ export interface LlamaConfig extends CommonConfig {
 export type ModelConfig = GPT2Config | LlamaConfig;
 
 /** The content of a config.json. */
-export type ConfigJson = Readonly<Record<string, unknown>>;
+export type ConfigJson = JsonObject;
 
 /** A model folder's config.json, typed and as it stands, to be saved again unchanged. */
 export interface ModelConfigFile {
@@ -94,7 +95,7 @@ export async function readModelConfig(folder: string): Promise<ModelConfigFile> 
     const reason = cause instanceof SyntaxError ? `not valid JSON: ${cause.message}` : systemReason(cause);
     throw new ConfigError(`${file}: ${reason}`, { cause, details: { file } });
   }
-  if (!isObject(json)) throw new ConfigError(`${file}: a JSON object is expected`, { details: { file } });
+  if (!isJsonObject(json)) throw new ConfigError(`${file}: a JSON object is expected`, { details: { file } });
   return { config: parseModelConfig(json, file), json };
 }
 
@@ -251,10 +252,6 @@ const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
   ["swish", "silu"],
 ]);
 
-function isObject(value: unknown): value is ConfigJson {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
 /** Reads keys of a JSON object; null counts as missing, as in the files themselves. */
 class Fields {
   readonly #json: ConfigJson;
@@ -335,7 +332,7 @@ class Fields {
   object(key: string): Fields | undefined {
     const value = this.get(key);
     if (value === undefined) return undefined;
-    return isObject(value) ? new Fields(value, `${this.#source}, ${key}`) : this.#mistyped(key, "an object", value);
+    return isJsonObject(value) ? new Fields(value, `${this.#source}, ${key}`) : this.#mistyped(key, "an object", value);
   }
 
   #required(key: string, fallback: unknown): unknown {

@@ -1,6 +1,6 @@
 // Models by name: a Hugging Face config.json and how such a model is trained by default.
 import { UsageError } from "../core/errors.ts";
-import type { ConfigJson } from "../nn/config.ts";
+import type { JsonObject } from "../core/json.ts";
 
 /** How a model is trained unless flags say otherwise. */
 export interface TrainingDefaults {
@@ -24,7 +24,7 @@ export interface TrainingDefaults {
 
 /** A model by name. */
 export interface Preset {
-  readonly config: ConfigJson;
+  readonly config: JsonObject;
   readonly training: TrainingDefaults;
   /** Whether the vocabulary follows the tokenizer; else it is the config's. */
   readonly vocabOfTokenizer: boolean;
@@ -46,7 +46,7 @@ const ADAMW = { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, clipNorm: 1 } a
 /** Training of full-size models on text: the published choices of GPT-3's smallest and its kin. */
 const PRETRAINING = { ...ADAMW, lrSchedule: "cosine", steps: 10_000, warmup: 500, evalEvery: 500 } as const;
 
-function gpt2(n_layer: number, n_embd: number, n_head: number, n_positions = 1024, vocab_size = 50_257): ConfigJson {
+function gpt2(n_layer: number, n_embd: number, n_head: number, n_positions = 1024, vocab_size = 50_257): JsonObject {
   return {
     model_type: "gpt2",
     architectures: ["GPT2LMHeadModel"],
@@ -66,7 +66,7 @@ function gpt2(n_layer: number, n_embd: number, n_head: number, n_positions = 102
   };
 }
 
-function llama(sizes: ConfigJson): ConfigJson {
+function llama(sizes: JsonObject): JsonObject {
   return {
     model_type: "llama",
     architectures: ["LlamaForCausalLM"],
@@ -99,7 +99,7 @@ const DEMO_TRAINING: TrainingDefaults = {
   evalEvery: 100,
 };
 
-function fullSize(config: ConfigJson, learningRate: number, batchSize: number, seqLen: number): Preset {
+function fullSize(config: JsonObject, learningRate: number, batchSize: number, seqLen: number): Preset {
   return { config, training: { ...PRETRAINING, learningRate, batchSize, seqLen }, vocabOfTokenizer: false };
 }
 
@@ -180,7 +180,7 @@ export function folderDefaults(fromWeights: boolean, maxPositions: number): Trai
  * A preset's config.json with changes to it.
  * @throws {UsageError} for key-value heads in an architecture without them.
  */
-export function presetConfig(preset: Preset, changes: PresetChanges): ConfigJson {
+export function presetConfig(preset: Preset, changes: PresetChanges): JsonObject {
   const { layers, width, heads, kvHeads, vocab, seqLen } = changes;
   const { config } = preset;
   const isGPT2 = config.model_type === "gpt2";

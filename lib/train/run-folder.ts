@@ -4,7 +4,7 @@ import path from "node:path";
 import { type TensorSource, writeSafetensors } from "../checkpoint/safetensors.ts";
 import { writeTextAtomically } from "../core/atomic-file.ts";
 import { FileError, isSystemError, systemReason } from "../core/errors.ts";
-import type { ConfigJson } from "../nn/config.ts";
+import type { JsonObject } from "../core/json.ts";
 
 /** Where a run goes. */
 export interface RunFolderOptions {
@@ -18,7 +18,7 @@ export interface RunFolderOptions {
 
 /** A model to save. */
 export interface SavedModel {
-  readonly config: ConfigJson;
+  readonly config: JsonObject;
   readonly tensors: Iterable<TensorSource>;
   /** The tokenizer's files: name to content. */
   readonly tokenizerFiles?: ReadonlyMap<string, string> | undefined;

@@ -126,8 +126,8 @@ describe("byte-pair tokenizer", () => {
   it("encodes long texts in pieces as it would at once", () => {
     const line = "the cat sat on the mat\n\n  the hat\n";
     const once = bpe.encode(line.repeat(10));
-    const long = bpe.encode(line.repeat(40_000));
-    assert.equal(long.length, once.length * 4000);
+    const long = bpe.encode(line.repeat(9_000));
+    assert.equal(long.length, once.length * 900);
     assert.deepEqual(long.slice(-once.length), once);
   });
 
