@@ -40,6 +40,8 @@ export interface StepSource {
    * cells into others (`outputs` become cells of their names), which the microbatches read. On the stage of `at`'s cell.
    */
   readonly prologue?: { graph(samples: number): Graph; close: Graph; at: string };
+  /** Told which cells there are and on which stage, before close() is asked for. */
+  onCells?(cells: readonly Cell[]): void;
   /** Graph of a stage after the last microbatch, from cells and parameters to results; null where there is nothing to do. */
   close(stage: number, cells: readonly Cell[]): Graph | null;
 }
@@ -54,6 +56,8 @@ export interface StepOptions {
   stageOfPath(path: string): number | undefined;
   /** Spec of a parameter (or of any persistent tensor) by id. */
   parameterSpec(id: string): ValueSpec;
+  /** Spec a cell would best have. */
+  wantedSpec?(name: string): ValueSpec | null;
   readonly passes: PassOptions;
   /** Refuse a mesh on which a device would have nothing to do in the whole step. */
   readonly refuseIdle?: boolean;
@@ -118,14 +122,17 @@ export function compileStep(source: StepSource, options: StepOptions): CompiledS
   }
   const micro = new Map<number, MicroGraph>();
   for (const n of new Set(sizes)) {
-    const graph = runGraphPasses(source.micro(n), shardSources(source, options, []), options.passes);
+    const sources = { ...shardSources(source, options, []), ...(options.wantedSpec ? { wantedSpec: options.wantedSpec } : {}) };
+    const graph = runGraphPasses(source.micro(n), sources, options.passes);
     micro.set(n, { graph, staged: stageGraph(graph, stages, options.stageOfPath) });
   }
   const cells = cellsOf(micro.get(sizes[0]!)!, stages);
+  source.onCells?.(cells);
   const prologue = compilePrologue(source, options, sizes, cells);
   const closing = Array.from({ length: stages }, (_, s) => {
-    const graph = source.close(s, cells.filter((c) => c.stage === s));
-    return graph && runGraphPasses(graph, { ...shardSources(source, options, cells), outputsWhole: true }, options.passes);
+    const own = cells.filter((c) => c.stage === s);
+    const graph = source.close(s, own);
+    return graph && runGraphPasses(graph, { ...shardSources(source, options, own), outputsWhole: true }, options.passes);
   });
   const input: RoleInput = { source, options, sizes, micro, cells, prologue, closing };
   return assemblePrograms(input);

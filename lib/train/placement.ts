@@ -1,0 +1,66 @@
+// Placing a model on a mesh: which stage runs which module, and where every parameter and its optimizer state lies.
+import type { StorageArray } from "../core/dtype.ts";
+import { siteHash } from "../core/random.ts";
+import { type ValueSpec, axisName, toValueSpec } from "../ir/spec.ts";
+import { type StageAssignment, assignStages } from "../passes/stages.ts";
+import type { Mesh } from "../tensor/mesh.ts";
+import type { Initial, Parameter } from "../tensor/parameter.ts";
+import { Tensor } from "../tensor/tensor.ts";
+
+/** What can be placed: a model with parameters and, for pipelines, blocks in order. */
+export interface Placeable {
+  parameters(): readonly Parameter[];
+  /** Modules that are not split over stages, in the order data flows, with their relative cost. */
+  pipelineBlocks?(): readonly { readonly path: string; readonly cost: number }[];
+}
+
+/** Where a model lies on a mesh. */
+export class Placement {
+  readonly mesh: Mesh;
+  readonly parameters: readonly Parameter[];
+  readonly stages: StageAssignment;
+
+  /** `stageOf` places modules by the user's choice; else blocks are balanced by their cost. Throws PlanError. */
+  constructor(mesh: Mesh, model: Placeable, stageOf?: (path: string) => number) {
+    this.mesh = mesh;
+    this.parameters = model.parameters();
+    const blocks = model.pipelineBlocks?.() ?? [{ path: "", cost: 1 }];
+    this.stages = assignStages(blocks, mesh.layout.size("pp"), stageOf);
+  }
+
+  /** A parameter's spec on this mesh: axes the mesh lacks split nothing. */
+  spec(parameter: Parameter): ValueSpec {
+    const wished = toValueSpec(parameter.spec, parameter.shape.length);
+    const dims = wished.dims.map((axes) => axes.filter((a) => this.mesh.layout.size(axisName(a)) > 1));
+    return { dims, partial: {} };
+  }
+
+  /** Allocates a parameter (and fills it: with loaded values, or afresh) on the stages that read it. */
+  async place(parameter: Parameter, stages: readonly number[], seed: number): Promise<void> {
+    const { store } = this.mesh;
+    if (store.has(parameter.id)) return;
+    store.allocate(parameter.id, { dtype: parameter.dtype, shape: parameter.shape, spec: this.spec(parameter), stages });
+    store.write(parameter.id, parameter.loaded ?? (await initialValues(this.mesh, parameter, seed)));
+    parameter.loaded = null;
+  }
+}
+
+/** Fresh values of a parameter: they depend on the seed, its path and each element's index only, not on the mesh. */
+export async function initialValues(mesh: Mesh, parameter: Parameter, seed: number): Promise<StorageArray> {
+  const { shape, dtype, initial, path } = parameter;
+  if (initial.kind === "constant") return mesh.full(shape, initial.value, dtype).data();
+  const key = mesh.tensor(seedWords(seed), { dtype: "i32" });
+  const params = { kind: initial.kind, dtype, shape: [...shape], site: siteHash(path), rows: false };
+  const drawn = new Tensor(mesh.builder.one("random", [key.sym], params), mesh);
+  return scaled(drawn, initial).data();
+}
+
+function scaled(drawn: Tensor, initial: Exclude<Initial, { kind: "constant" }>): Tensor {
+  if (initial.kind === "normal") return drawn.mul(initial.std).add(initial.mean ?? 0);
+  return drawn.mul(initial.high - initial.low).add(initial.low);
+}
+
+/** The key of random ops: seed low, seed high, step. */
+export function seedWords(seed: number, step = 0): [number, number, number] {
+  return [seed | 0, Math.floor(seed / 2 ** 32) | 0, step];
+}

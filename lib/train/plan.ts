@@ -1,0 +1,40 @@
+// The plan of a step: exact bytes of every device, before anything is allocated.
+import type { CompiledStep, DevicePlan } from "../compile/step.ts";
+import type { Mesh } from "../tensor/mesh.ts";
+import type { Placement } from "./placement.ts";
+
+/** Bytes and work of one device. */
+export interface PlannedDevice extends DevicePlan {
+  /** `cpu:0`. */
+  readonly device: string;
+  /** Arena and bound buffers together. */
+  readonly bytes: number;
+}
+
+/** What a step will take. */
+export class StepPlan {
+  readonly devices: readonly PlannedDevice[];
+  readonly mesh: string;
+  /** Paths of the blocks of each pipeline stage. */
+  readonly stages: readonly (readonly string[])[];
+
+  constructor(mesh: Mesh, compiled: CompiledStep, placement: Placement) {
+    this.mesh = String(mesh.layout);
+    this.devices = compiled.devices.map((d) => ({ ...d, device: `${mesh.engine.kind}:${d.rank}`, bytes: d.arenaBytes + d.boundBytes }));
+    const stages: string[][] = Array.from({ length: placement.stages.stages }, () => []);
+    for (const [path, stage] of placement.stages.stageOfBlock) stages[stage]!.push(path);
+    this.stages = stages;
+  }
+
+  /** A table for people. */
+  toString(): string {
+    const mib = (n: number): string => (n / 2 ** 20).toFixed(1).padStart(9);
+    const lines = [`mesh ${this.mesh}, MiB per device`, "device   stage     total    params  activations   scratch  instructions"];
+    for (const d of this.devices) {
+      const slots = d.slotBytes * d.slots + d.stepBytes;
+      const columns = [d.device.padEnd(8), String(d.stage).padStart(5), mib(d.bytes), mib(d.boundBytes), `    ${mib(slots)}`, mib(d.scratchBytes)];
+      lines.push(`${columns.join(" ")} ${String(d.instructions).padStart(13)}`);
+    }
+    return lines.join("\n");
+  }
+}
