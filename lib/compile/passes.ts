@@ -19,6 +19,8 @@ export interface GraphSources {
   sourceSpec(node: Node): ValueSpec;
   /** Results are brought to every device whole. */
   readonly outputsWhole?: boolean;
+  /** Except these. */
+  staysSplit?(name: string): boolean;
   /** Which nodes may be fused: those of one segment and stage. */
   room?(node: Node): string;
   /** Spec a result would best have. */
@@ -36,7 +38,7 @@ export const graphPasses: readonly { readonly name: string; readonly run: Pass }
       shard(g, {
         sizes: s.layout.sizes,
         sourceSpec: s.sourceSpec,
-        outputSpec: (name) => (s.outputsWhole ? replicated(outputRank(g, name)) : null),
+        outputSpec: (name) => (s.outputsWhole && !s.staysSplit?.(name) ? replicated(outputRank(g, name)) : null),
         ...(s.wantedSpec ? { wantedSpec: s.wantedSpec } : {}),
       }),
   },

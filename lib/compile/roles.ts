@@ -14,6 +14,7 @@ import { ProgramBuilder } from "../passes/lower.ts";
 import { planMemory } from "../passes/memory.ts";
 import { prove } from "../passes/prove.ts";
 import { refuseIdleDevices } from "./idle.ts";
+import { updateName } from "./names.ts";
 import { stagingLayout } from "./staging.ts";
 import type {
   Cell,
@@ -82,6 +83,7 @@ class Role {
     this.program = new ProgramBuilder(this.#layout.sizes);
     this.opening = this.program.segment("open");
     this.#openCells();
+    this.#seedCells();
     this.#addVariants();
     this.seeds = this.program.segment("seed");
     if (input.prologue?.stage === stage) this.#close(input.prologue.close, this.seeds, false);
@@ -110,6 +112,16 @@ class Role {
         attributes: [1, elementOps.const.code, typeCode(view.dtype), { float: 0 }, 0, 0, 1, 0],
         label: cell.name,
       });
+    }
+  }
+
+  /** Memory of what the prologue gives the microbatches, whole on every device. */
+  #seedCells(): void {
+    const { prologue } = this.#input;
+    if (prologue?.stage !== this.#stage) return;
+    for (const { name, value } of prologue.close.outputs) {
+      const { type } = prologue.close.values[value]!;
+      this.#cells.set(name, this.program.allocate(type.dtype, type.shape, "step"));
     }
   }
 
@@ -230,10 +242,10 @@ class Role {
     });
     for (const { name, value } of graph.outputs) {
       const result = view(value, segment);
-      const kept = this.program.allocate(result.dtype, result.dims, "step");
+      if (name.startsWith(updateName)) continue;
+      const kept = fetch ? this.program.allocate(result.dtype, result.dims, "step") : this.#cells.get(name)!;
       this.program.copy(segment, result, kept, name);
       if (fetch) this.fetches.push({ name, view: kept });
-      else this.#cells.set(name, kept);
     }
   }
 }

@@ -8,6 +8,7 @@ import { batchAxes } from "../ir/mesh.ts";
 import { type ValueSpec, replicated } from "../ir/spec.ts";
 import type { ScheduleMaker } from "../passes/schedule.ts";
 import { type Staged, stageGraph } from "../passes/stage.ts";
+import { updateName } from "./names.ts";
 import { type GraphSources, type PassOptions, runGraphPasses } from "./passes.ts";
 import { type RoleInput, assemblePrograms } from "./roles.ts";
 
@@ -132,7 +133,8 @@ export function compileStep(source: StepSource, options: StepOptions): CompiledS
   const closing = Array.from({ length: stages }, (_, s) => {
     const own = cells.filter((c) => c.stage === s);
     const graph = source.close(s, own);
-    return graph && runGraphPasses(graph, { ...shardSources(source, options, own), outputsWhole: true }, options.passes);
+    const whole = { outputsWhole: true, staysSplit: (name: string) => name.startsWith(updateName) };
+    return graph && runGraphPasses(graph, { ...shardSources(source, options, own), ...whole }, options.passes);
   });
   const input: RoleInput = { source, options, sizes, micro, cells, prologue, closing };
   return assemblePrograms(input);

@@ -30,8 +30,8 @@ export interface Optimizer {
   readonly scalarNames: readonly string[];
   /** Those numbers at a step, counted from 1. */
   scalars(step: number): readonly number[];
-  /** Emits the update in place. */
-  update<V>(b: Builder<V>, values: Update<V>): void;
+  /** Emits the update in place; returns the updated parameter. */
+  update<V>(b: Builder<V>, values: Update<V>): V;
 }
 
 /** Settings of adamw(). */
@@ -60,7 +60,7 @@ export function adamw(options: AdamWOptions): Optimizer {
     scalars: (step) => [1 - betas[0] ** step, 1 - betas[1] ** step],
     update(b, u) {
       const params = { beta1: betas[0], beta2: betas[1], eps, weightDecay: u.decays ? weightDecay : 0 };
-      b.emit("adamw", [u.parameter, u.gradient, ...u.state, u.learningRate, ...u.scalars, u.scale, u.gate], params);
+      return b.one("adamw", [u.parameter, u.gradient, ...u.state, u.learningRate, ...u.scalars, u.scale, u.gate], params);
     },
   };
 }
@@ -88,7 +88,7 @@ export function sgd(options: SgdOptions): Optimizer {
     scalars: () => [],
     update(b, u) {
       const params = { momentum, nesterov, weightDecay: u.decays ? weightDecay : 0 };
-      b.emit("sgd", [u.parameter, u.gradient, ...u.state, u.learningRate, u.scale, u.gate], params);
+      return b.one("sgd", [u.parameter, u.gradient, ...u.state, u.learningRate, u.scale, u.gate], params);
     },
   };
 }

@@ -1,29 +1,33 @@
-// A Builder that appends to a Graph: values are value ids. Passes add operations through it.
+// Appends nodes to a Graph: how passes write their result. Values are value ids.
+import type { DType } from "../core/dtype.ts";
 import { Builder } from "../ir/builder.ts";
 import { type Graph, type Params, type Phase, type TensorType, newGraph } from "../ir/graph.ts";
 import { getOp } from "../ops/index.ts";
 
 /** Appends nodes to `graph`; new nodes take the builder's current path and phase. */
-export class GraphBuilder extends Builder<number> {
+export class GraphBuilder {
   path = "";
   phase: Phase = "forward";
   readonly graph: Graph;
 
   constructor(graph: Graph = newGraph()) {
-    super();
     this.graph = graph;
   }
 
-  override type(value: number): TensorType {
+  type(value: number): TensorType {
     return this.graph.values[value]!.type;
   }
 
-  override emit(op: string, inputs: readonly number[], params: Params = {}): number[] {
+  emit(op: string, inputs: readonly number[], params: Params = {}): number[] {
     const types = getOp(op).infer(
       inputs.map((v) => this.type(v)),
       params,
     );
     return this.append(op, inputs, params, types);
+  }
+
+  cast(value: number, dtype: DType): number {
+    return this.type(value).dtype === dtype ? value : this.emit("cast", [value], { dtype })[0]!;
   }
 
   /** Appends a node whose result types are known. */
@@ -35,5 +39,29 @@ export class GraphBuilder extends Builder<number> {
     });
     nodes.push({ op, params, inputs: [...inputs], outputs, path: this.path, phase: this.phase });
     return outputs;
+  }
+}
+
+/** A value id as the Builder interface takes it, where a plain number means a constant. */
+export interface GraphValue {
+  readonly id: number;
+}
+
+/** The Builder interface over a GraphBuilder: for decompositions, which are written against it. */
+export class GraphValueBuilder extends Builder<GraphValue> {
+  readonly #target: GraphBuilder;
+
+  constructor(target: GraphBuilder) {
+    super();
+    this.#target = target;
+  }
+
+  override type(value: GraphValue): TensorType {
+    return this.#target.type(value.id);
+  }
+
+  override emit(op: string, inputs: readonly GraphValue[], params: Params = {}): GraphValue[] {
+    const ids = inputs.map((v) => v.id);
+    return this.#target.emit(op, ids, params).map((id) => ({ id }));
   }
 }

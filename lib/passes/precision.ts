@@ -18,7 +18,7 @@ export function placeCasts(graph: Graph, precision: Precision): Graph {
   const map = new Array<number>(graph.values.length);
   const narrowed = new Map<string, number>();
   const narrow = (value: number, phase: string): number => {
-    if (b.dtype(value) !== "f32") return value;
+    if (b.type(value).dtype !== "f32") return value;
     const key = `${value} ${phase}`;
     const known = narrowed.get(key) ?? b.cast(value, "bf16");
     narrowed.set(key, known);

@@ -7,7 +7,7 @@ import type { FactorMap, OpRecord } from "../ir/op.ts";
 import { type ReduceKind, type ValueSpec, axisName, sameAxes, specText } from "../ir/spec.ts";
 import { getOp } from "../ops/index.ts";
 import { elementOps } from "../ops/kernels.ts";
-import { GraphBuilder } from "./graph-builder.ts";
+import { GraphBuilder, GraphValueBuilder } from "./graph-builder.ts";
 
 /** What the shard pass needs to know beyond the graph. */
 export interface ShardOptions {
@@ -106,12 +106,12 @@ class ShardBuilder extends GraphBuilder {
     const record = getOp(op);
     const { decompose } = record.sharding;
     const parts = decompose?.(
-      this,
-      inputs,
+      new GraphValueBuilder(this),
+      inputs.map((id) => ({ id })),
       inputs.map((v) => this.spec(v)),
       params,
     );
-    if (parts) return parts;
+    if (parts) return parts.map((v) => v.id);
     const inputTypes = inputs.map((v) => this.type(v));
     const outputTypes = record.infer(inputTypes, params);
     const factors = record.sharding.factors(inputTypes, outputTypes, params);

@@ -1,9 +1,10 @@
 // The end of a training step: gradients meet, their norm is taken, and every stage updates its parameters.
 import type { Graph } from "../ir/graph.ts";
-import { GraphBuilder } from "../passes/graph-builder.ts";
+import { updateName } from "../compile/names.ts";
 import type { Cell } from "../compile/step.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import type { Parameter } from "../tensor/parameter.ts";
+import { type NamedSym, type Sym, SymBuilder, flatten } from "../tensor/trace.ts";
 import { cellName } from "./trace.ts";
 
 /** A trainable parameter and the reads whose gradients add up to its own. */
@@ -40,13 +41,14 @@ export function stateId(parameter: Parameter, name: string): string {
 
 /** The closing graph of a stage: outputs `loss <term>` (on the losses' stage), `gradNorm`, `squares`. */
 export function updateGraph(source: UpdateSource, stage: number, cells: readonly Cell[]): Graph {
-  const b = new GraphBuilder();
+  const b = new SymBuilder();
   b.phase = "update";
-  const cell = (name: string): number | null => {
+  const cell = (name: string): Sym | null => {
     const found = cells.find((c) => c.name === name);
     return found ? b.one("input", [], { name, dtype: found.type.dtype, shape: [...found.type.shape] }) : null;
   };
-  const gradient = new Map<Trained, number>();
+  const outputs: NamedSym[] = [];
+  const gradient = new Map<Trained, Sym>();
   for (const t of source.trained) {
     if (!t.stages.includes(stage)) continue;
     b.path = t.parameter.path;
@@ -64,8 +66,8 @@ export function updateGraph(source: UpdateSource, stage: number, cells: readonly
   for (const [t, grad] of gradient) {
     const { parameter } = t;
     b.path = parameter.path;
-    const read = (id: string): number => b.one("parameter", [], { id, dtype: parameter.dtype, shape: [...parameter.shape] });
-    source.optimizer.update(b, {
+    const read = (id: string): Sym => b.one("parameter", [], { id, dtype: parameter.dtype, shape: [...parameter.shape] });
+    const made = source.optimizer.update(b, {
       parameter: read(parameter.id),
       gradient: grad,
       state: source.optimizer.state.map((name) => read(stateId(parameter, name))),
@@ -75,30 +77,30 @@ export function updateGraph(source: UpdateSource, stage: number, cells: readonly
       gate,
       decays: parameter.decays,
     });
+    outputs.push({ name: `${updateName}${parameter.path}`, sym: made });
   }
   b.path = "";
   for (const term of source.terms) {
     const sum = cell(cellName.sum(term));
     if (sum === null) continue;
     const seed = b.one("input", [], { name: cellName.seed(term), dtype: "f32", shape: [] });
-    b.graph.outputs.push({ name: `loss ${term}`, value: b.mul(sum, seed) });
+    outputs.push({ name: `loss ${term}`, sym: b.mul(sum, seed) });
   }
-  b.graph.outputs.push({ name: "gradNorm", value: norm }, { name: "squares", value: squares });
-  return b.graph;
+  return flatten([...outputs, { name: "gradNorm", sym: norm }, { name: "squares", sym: squares }]);
 }
 
-function scalarInput(b: GraphBuilder, name: string): number {
+function scalarInput(b: SymBuilder, name: string): Sym {
   return b.one("input", [], { name, dtype: "f32", shape: [1] });
 }
 
 /** min(1, clip / (norm + 1e-6)), PyTorch's clip_grad_norm_. */
-function clipScale(b: GraphBuilder, clip: number, norm: number): number {
+function clipScale(b: SymBuilder, clip: number, norm: Sym): Sym {
   if (clip <= 0) return b.constant(1, "f32", [1]);
   return b.reshape(b.binary("min", b.div(clip, b.add(norm, 1e-6)), 1), [1]);
 }
 
 /** Squared norms of all gradients: each stage gives those of the parameters it is the first to read, the others' are 0. */
-function squareVector(b: GraphBuilder, source: UpdateSource, stage: number, gradient: ReadonlyMap<Trained, number>): number {
+function squareVector(b: SymBuilder, source: UpdateSource, stage: number, gradient: ReadonlyMap<Trained, Sym>): Sym {
   const order = normOrder(source);
   const kinds = new Map<string, Trained[]>();
   for (const t of order) {
