@@ -175,10 +175,16 @@ export const collectiveOps = {
     ({ dim }) => [dim],
     (ctx) => {
       const { dim, axes } = ctx.params;
+      const x = ctx.inputs[0]!;
+      // Along a dim that repeats one element every part is alike, wherever it begins.
+      if (x.strides[dim] === 0) {
+        ctx.alias(0, { ...x, dims: [...ctx.outputTypes[0]!.shape] });
+        return;
+      }
       const outer = outerAxes("shard_slice", ctx.outputSpecs[0]!, dim, axes);
       const size = ctx.globalOutputs[0]!.shape[dim]!;
       const start: TableEntry = { kind: "start", size, axes: [...outer, ...axes], outer };
-      ctx.emit("shard_slice", [ctx.inputs[0]!], [ctx.output(0)], [dim, { table: start }]);
+      ctx.emit("shard_slice", [x], [ctx.output(0)], [dim, { table: start }]);
     },
   ),
   broadcast_from: collective<BroadcastFromParams>(

@@ -71,15 +71,19 @@ const constant: OpRecord<ConstantParams> = {
   sharding: { factors: leafFactors, linear: "none" },
   gradient: { rule: () => [] },
   cost: perElement(0),
+  /** One element, repeated by strides of 0. */
   lower(ctx) {
     const { value, dtype } = ctx.params;
     const step = { op: "constant", dtype, inputs: [], attrs: { value } };
+    const one = ctx.temporary(dtype, []);
     ctx.emit(
       "elementwise",
       [],
-      [ctx.output(0)],
+      [one],
       elementwiseAttributes([], [step], [0], () => -1),
     );
+    const dims = ctx.outputTypes[0]!.shape;
+    ctx.alias(0, { ...one, dims: [...dims], strides: dims.map(() => 0) });
   },
 };
 
