@@ -6,6 +6,7 @@ import path from "node:path";
 import { writeSafetensors } from "../../lib/checkpoint/safetensors.ts";
 import { parseFlags } from "../../lib/cli/flags.ts";
 import { prepareTraining } from "../../lib/cli/prepare-training.ts";
+import { runRecord } from "../../lib/cli/run-record.ts";
 import { trainFlags } from "../../lib/cli/train-flags.ts";
 import { ConfigError, DataError, UsageError } from "../../lib/core/errors.ts";
 import { parseModelConfig } from "../../lib/nn/config.ts";
@@ -79,6 +80,18 @@ describe("train's settings", () => {
     await writeSafetensors(at("full/model.safetensors"), []);
     assert.equal((await prepare(...args)).weightsFrom, at("full"));
     assert.equal((await prepare(...args, "--init", "random")).weightsFrom, undefined);
+  });
+
+  it("are all in the record of a run, with versions, machine and digests", async () => {
+    const run = await prepare("--data", tokens, "--vocab", "64", "--seed", "5");
+    const record = JSON.parse(JSON.stringify(await runRecord(run, { args: ["train"], devices: 1 })));
+    assert.deepEqual([record.seed, record.name, record.devices, record.args], [5, "demo", 1, ["train"]]);
+    assert.equal(record.settings.batchSize, 16);
+    assert.equal(record.model.config.vocab_size, 64);
+    assert.equal(record.versions.node, process.versions.node);
+    assert.equal(record.machine.cores, os.availableParallelism());
+    assert.match(record.data.files[0].sha256, /^[0-9a-f]{64}$/);
+    assert.deepEqual([record.data.tokens, record.data.tokenizer, record.model.weightsFrom], [641, null, null]);
   });
 
   const refused: readonly (readonly [string, () => string[], new (text: string) => Error, RegExp])[] = [
