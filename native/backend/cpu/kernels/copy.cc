@@ -1,4 +1,5 @@
-// Copies between any two layouts of the same dims: whole ranges, rows, blocked transpositions, or element by element.
+// Copies between any two layouts of the same dims: whole ranges, rows, blocked transpositions, or element by element; and
+// of the part of a tensor that is this device's shard.
 #include <algorithm>
 #include <cstring>
 
@@ -108,14 +109,15 @@ void copyElements(const Copy& copy, Pool& pool) {
   copyRows<T>(copy, pool);
 }
 
-void runCopy(const Call& call) {
+// Copies into y as many elements from x's memory, beginning at `from`, in x's layout.
+void copyFrom(const Call& call, const std::byte* from) {
   const View &x = *call.in[0].view, &y = *call.out[0].view;
   const int64_t count = y.count();
   if (count == 0) return;
   Copy copy;
   copy.size = dtypeSize(y.dtype);
   copy.y = call.out[0].data;
-  copy.x = call.in[0].data;
+  copy.x = from;
   for (int d = 0; d < y.rank; ++d) copy.nest.add(y.dims[d], {y.strides[d], x.strides[d]});
   copy.nest.join();
   const Nest<2>& nest = copy.nest;
@@ -130,7 +132,17 @@ void runCopy(const Call& call) {
   }
 }
 
+void runCopy(const Call& call) { copyFrom(call, call.in[0].data); }
+
+void runShardSlice(const Call& call) {
+  const Operand &x = call.in[0], &y = call.out[0];
+  const int dim = call.attrs[attr::shard_slice::dim];
+  // The table is data: a start that does not fit is moved to where it does.
+  const int64_t start = std::clamp<int64_t>(call.tableAttr(attr::shard_slice::start), 0, x.dim(dim) - y.dim(dim));
+  copyFrom(call, x.data + start * x.stride(dim) * dtypeSize(x.view->dtype));
+}
+
 }  // namespace
 }  // namespace meshwork::MESHWORK_ISA
 
-MESHWORK_KERNELS(copy, {Op::copy, checkCopy, runCopy})
+MESHWORK_KERNELS(copy, {Op::copy, checkCopy, runCopy}, {Op::shard_slice, checkShardSlice, runShardSlice})
