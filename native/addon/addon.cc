@@ -37,7 +37,8 @@ std::shared_ptr<Engine> engineOf(const Args& args) {
   const int32_t handle = args.handle(0, "engine");
   std::shared_ptr<Engine> engine = stateOf(args).engines.find(handle);
   if (engine == nullptr) {
-    throw toError(args.env(), Status(Code::invalidArgument, "engine " + std::to_string(handle) + " is closed or unknown"));
+    throw toError(args.env(),
+                  Status(Code::invalidArgument, "engine " + std::to_string(handle) + " is closed or unknown"));
   }
   return engine;
 }
@@ -140,9 +141,8 @@ Napi::Value bufferWriteQueued(const Args& args) {
   const int32_t buffer = args.handle(1, "buffer");
   const int64_t offset = args.bytes(2, "byteOffset");
   const ViewBytes view = args.view(3, "source");
-  return promise(args, [&](Engine::Completion done) {
-    return engine->queueWrite(buffer, offset, copyOf(view), std::move(done));
-  });
+  return promise(
+      args, [&](Engine::Completion done) { return engine->queueWrite(buffer, offset, copyOf(view), std::move(done)); });
 }
 
 // bufferReadQueued(engine, buffer, byteOffset, bytes): Promise<Uint8Array>
@@ -184,8 +184,7 @@ Napi::Value run(const Args& args) {
   const int32_t executable = args.handle(1, "executable");
   const ViewBytes view = args.view(2, "inputs");
   const std::shared_ptr<Engine> engine = engineOf(args);
-  return promise(args,
-                 [&](Engine::Completion done) { return engine->run(executable, copyOf(view), std::move(done)); });
+  return promise(args, [&](Engine::Completion done) { return engine->run(executable, copyOf(view), std::move(done)); });
 }
 
 // abort(engine, reason)
@@ -223,7 +222,8 @@ std::shared_ptr<File> fileOf(const Args& args) {
   const int32_t handle = args.handle(0, "file");
   std::shared_ptr<File> file = stateOf(args).files.find(handle);
   if (file == nullptr) {
-    throw toError(args.env(), Status(Code::invalidArgument, "file " + std::to_string(handle) + " is closed or unknown"));
+    throw toError(args.env(),
+                  Status(Code::invalidArgument, "file " + std::to_string(handle) + " is closed or unknown"));
   }
   return file;
 }

@@ -15,8 +15,9 @@ void setCode(Napi::Error& error, Code code) { error.Set("code", Napi::String::Ne
 }  // namespace
 
 const char* codeName(Code code) {
-  constexpr const char* names[] = {"ok",      "invalidProgram", "invalidArgument", "outOfMemory", "unsupported",
-                                   "aborted", "timeout",        "io",              "invalidFile", "internal"};
+  constexpr const char* names[] = {"ok",          "invalidProgram", "invalidArgument", "outOfMemory",
+                                   "unsupported", "aborted",        "timeout",         "io",
+                                   "invalidFile", "internal"};
   const auto index = static_cast<size_t>(code);
   return index < std::size(names) ? names[index] : "internal";
 }
@@ -38,8 +39,9 @@ int64_t Args::integer(size_t index, const char* name, int64_t least, int64_t mos
   if (!value.IsNumber()) throw wrong(name, "a number");
   const double number = value.As<Napi::Number>().DoubleValue();
   if (!(number >= static_cast<double>(least) && number <= static_cast<double>(most)) || number != std::floor(number)) {
-    Napi::RangeError error = Napi::RangeError::New(env(), std::string(name) + " is not an integer in [" +
-                                                              std::to_string(least) + ", " + std::to_string(most) + "]");
+    Napi::RangeError error =
+        Napi::RangeError::New(env(), std::string(name) + " is not an integer in [" + std::to_string(least) + ", " +
+                                         std::to_string(most) + "]");
     setCode(error, Code::invalidArgument);
     throw error;
   }
@@ -72,8 +74,7 @@ ViewBytes Args::viewOf(Napi::Value value, const std::string& name) const {
       throw wrong(name, "a usable typed array");
     }
     length *= Napi::TypedArray(env(), value).ElementSize();
-  } else if (!value.IsDataView() ||
-             napi_get_dataview_info(env(), value, &length, &data, &buffer, nullptr) != napi_ok) {
+  } else if (!value.IsDataView() || napi_get_dataview_info(env(), value, &length, &data, &buffer, nullptr) != napi_ok) {
     throw wrong(name, "a typed array or DataView");
   }
   bool ordinary = false, detached = true;

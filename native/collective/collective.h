@@ -16,8 +16,8 @@ class Pool;
 
 enum class Reduction : int32_t { sum = 0, max = 1, min = 2 };
 
-// One rank's part in all_reduce, all_gather, reduce_scatter, all_to_all or broadcast. Views are contiguous; what they and
-// the counts must be is in opcodes.h and has been checked for this rank. Everything lives until the call returns.
+// One rank's part in all_reduce, all_gather, reduce_scatter, all_to_all or broadcast. Views are contiguous; what they
+// and the counts must be is in opcodes.h and has been checked for this rank. Everything lives until the call returns.
 struct Collective {
   Op op = Op::all_reduce;
   const char* label = "";
@@ -25,12 +25,12 @@ struct Collective {
   std::byte* out = nullptr;
   const View* x = nullptr;
   const View* y = nullptr;
-  Reduction reduction = Reduction::sum;      // all_reduce, reduce_scatter
-  int dim = 0;                               // all_gather, reduce_scatter; all_to_all: the split dim
-  int joinDim = 0;                           // all_to_all
-  const int32_t* counts = nullptr;           // one per rank: all_gather, reduce_scatter; all_to_all: split counts
-  const int32_t* joinCounts = nullptr;       // all_to_all
-  int root = 0;                              // broadcast: index in the group
+  Reduction reduction = Reduction::sum;  // all_reduce, reduce_scatter
+  int dim = 0;                           // all_gather, reduce_scatter; all_to_all: the split dim
+  int joinDim = 0;                       // all_to_all
+  const int32_t* counts = nullptr;       // one per rank: all_gather, reduce_scatter; all_to_all: split counts
+  const int32_t* joinCounts = nullptr;   // all_to_all
+  int root = 0;                          // broadcast: index in the group
 };
 
 struct Message {

@@ -151,8 +151,9 @@ class InProcess final : public Communicator {
   Status waitReceived(int rank, int number, const char* label) override {
     Mailbox& own = mailboxes_[static_cast<size_t>(rank)];
     std::unique_lock lock(own.mutex);
-    return wait(lock, own.wake, rank, label, [&] { return own.received[static_cast<size_t>(number)] != 0; },
-                [&] { return "send number " + std::to_string(number) + " to be received"; });
+    return wait(
+        lock, own.wake, rank, label, [&] { return own.received[static_cast<size_t>(number)] != 0; },
+        [&] { return "send number " + std::to_string(number) + " to be received"; });
   }
 
   void progress(int rank, const char* label) override {
@@ -298,7 +299,8 @@ class InProcess final : public Communicator {
   }
 
   std::string timeoutMessage(int rank, const std::string& what) const {
-    std::string text = "rank " + std::to_string(rank) + " waited " + std::to_string(options_.timeoutMs) + " ms in vain: " + what;
+    std::string text =
+        "rank " + std::to_string(rank) + " waited " + std::to_string(options_.timeoutMs) + " ms in vain: " + what;
     std::string busy;
     for (size_t r = 0; r < states_.size(); ++r) {
       const RankState& state = states_[r];

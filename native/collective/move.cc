@@ -75,7 +75,8 @@ inline void accumulate(const T* from, typename Accumulator<T>::type* acc, int64_
 }
 
 template <class T, Reduction kind>
-void reduceRange(const T* const* sources, int64_t ranks, int64_t offset, int64_t n, typename Accumulator<T>::type* acc) {
+void reduceRange(const T* const* sources, int64_t ranks, int64_t offset, int64_t n,
+                 typename Accumulator<T>::type* acc) {
   load(sources[0] + offset, acc, n);
   for (int64_t r = 1; r < ranks; ++r) accumulate<T, kind>(sources[r] + offset, acc, n);
 }
@@ -258,7 +259,8 @@ bool fits(const Collective& mine, const Collective& theirs, int me, int r, size_
     case Op::all_to_all:
       if (mine.dim != theirs.dim || mine.joinDim != theirs.joinDim) return false;
       if (!sameDims(*mine.x, *theirs.x, mine.dim, mine.joinDim)) return false;
-      if (mine.dim == mine.joinDim) return theirs.counts[me] == mine.joinCounts[r] && mine.counts[r] == theirs.joinCounts[me];
+      if (mine.dim == mine.joinDim)
+        return theirs.counts[me] == mine.joinCounts[r] && mine.counts[r] == theirs.joinCounts[me];
       return sameCounts(mine.counts, theirs.counts, n) && sameCounts(mine.joinCounts, theirs.joinCounts, n);
     default:
       return mine.root == theirs.root && sameDims(*mine.x, *theirs.x, -1);

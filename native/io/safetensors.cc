@@ -169,7 +169,8 @@ class HeaderParser {
     std::iota(order.begin(), order.end(), 0u);
     const auto name = [&](uint32_t i) { return index_.nameOf(index_.tensors[i]); };
     std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return name(a) < name(b); });
-    const auto twice = std::adjacent_find(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return name(a) == name(b); });
+    const auto twice =
+        std::adjacent_find(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return name(a) == name(b); });
     if (twice != order.end()) return Status(Code::invalidFile, "header: " + quoted(index_.tensors[*twice]) + " twice");
     std::vector<std::string_view> keys;
     for (const auto& [key, value] : index_.metadata) keys.push_back(key);

@@ -17,8 +17,8 @@ struct TensorEntry {
   uint32_t nameBytes = 0;
   uint32_t dims = 0;  // index in Safetensors::dims
   uint8_t rank = 0;
-  uint8_t dtype = 0;   // index for safetensorsDtype()
-  int64_t begin = 0;   // bytes in the file
+  uint8_t dtype = 0;  // index for safetensorsDtype()
+  int64_t begin = 0;  // bytes in the file
   int64_t end = 0;
 };
 

@@ -62,7 +62,8 @@ struct Engine::Device {
 
 Status Engine::open(const EngineOptions& options, std::unique_ptr<Engine>* engine) {
   if (options.devices < 1 || options.devices > kMaxDevices) return argument("an engine has 1 to 1024 devices");
-  if (options.threads < 0 || options.threads > kMaxThreads) return argument("a device has 1 to 1024 threads (0: default)");
+  if (options.threads < 0 || options.threads > kMaxThreads)
+    return argument("a device has 1 to 1024 threads (0: default)");
   if (options.timeoutMs < 0) return argument("a timeout is not negative");
   std::shared_ptr<Backend> backend = openBackend(options.backend);
   if (backend == nullptr) return argument("there is no backend '" + options.backend + "'");
@@ -213,8 +214,8 @@ Status Engine::checkBinding(const Executable& executable, std::span<const std::s
     const Program& program = *executable.programs[d];
     const std::string on = " of device " + std::to_string(d);
     if (buffers[d].size() != program.bufferBytes.size()) {
-      return argument(std::to_string(buffers[d].size()) + " buffers for the " + std::to_string(program.bufferBytes.size()) +
-                      " that the program" + on + " binds");
+      return argument(std::to_string(buffers[d].size()) + " buffers for the " +
+                      std::to_string(program.bufferBytes.size()) + " that the program" + on + " binds");
     }
     for (size_t i = 0; i < buffers[d].size(); ++i) {
       std::shared_ptr<Buffer> buffer;
@@ -396,8 +397,8 @@ Status Engine::execute(Device& device, const Job& job) {
   return device.executor.run(run);
 }
 
-// On the thread of the last device: takes the run's result, starts the next run, then completes. A failed run takes those
-// queued behind it along.
+// On the thread of the last device: takes the run's result, starts the next run, then completes. A failed run takes
+// those queued behind it along.
 void Engine::finish() {
   std::vector<std::unique_ptr<Job>> over;
   Status status;
@@ -422,7 +423,8 @@ void Engine::finish() {
   }
   for (const auto& job : over) {
     job->done(status, status.ok() ? std::move(job->output) : Bytes{});
-    if (!status.ok() && job == over.front()) status = Status(Code::aborted, "the run before it failed: " + status.message());
+    if (!status.ok() && job == over.front())
+      status = Status(Code::aborted, "the run before it failed: " + status.message());
   }
 }
 

@@ -22,7 +22,7 @@ namespace meshwork {
 struct EngineOptions {
   std::string backend = "cpu";
   int devices = 1;
-  int threads = 0;         // of each device; 0: the machine's cores shared out, at least one
+  int threads = 0;          // of each device; 0: the machine's cores shared out, at least one
   bool unbuffered = false;  // a transfer ends when its sends were received (tests)
   int64_t timeoutMs = 60000;
 };

@@ -1,4 +1,5 @@
-// A table of objects named by positive integers that are not used again for a long time, so that stale ones are noticed.
+// A table of objects named by positive integers that are not used again for a long time, so that stale ones are
+// noticed.
 #pragma once
 #include <cstdint>
 #include <memory>

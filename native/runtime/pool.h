@@ -24,8 +24,8 @@ class Pool {
   int threads() const { return threads_; }
   size_t workspaceBytes() const { return workspaceBytes_; }
 
-  // Calls body(block, thread) once for every block in [0, blocks), on any thread in [0, threads()), and returns when all
-  // have returned. Called from the device's own thread only; not reentrant. body must not throw.
+  // Calls body(block, thread) once for every block in [0, blocks), on any thread in [0, threads()), and returns when
+  // all have returned. Called from the device's own thread only; not reentrant. body must not throw.
   template <class Body>
   void run(int64_t blocks, const Body& body) {
     runErased(

@@ -150,19 +150,22 @@ class Decoder {
     if (words_.failed()) return;
     const OpInfo& info = kOpInfo[static_cast<int>(in.op)];
     in.inputs = words_.inRange("the number of inputs", info.minInputs, info.maxInputs < 0 ? 1 << 16 : info.maxInputs);
-    in.outputs = words_.inRange("the number of outputs", info.minOutputs, info.maxOutputs < 0 ? 1 << 16 : info.maxOutputs);
+    in.outputs =
+        words_.inRange("the number of outputs", info.minOutputs, info.maxOutputs < 0 ? 1 << 16 : info.maxOutputs);
     in.attrCount = words_.inRange("the number of attribute words", 0, INT32_MAX);
     in.label = words_.inRange("a label's index", -1, static_cast<int64_t>(program_.labels.size()) - 1);
     in.operands = static_cast<int>(program_.operands.size());
     in.attrs = static_cast<int>(program_.attrs.size());
     for (int i = 0; i < in.inputs + in.outputs && !words_.failed(); ++i) program_.operands.push_back(operand());
-    const std::span<const int32_t> attrs = words_.take("an instruction's attributes", static_cast<size_t>(in.attrCount));
+    const std::span<const int32_t> attrs =
+        words_.take("an instruction's attributes", static_cast<size_t>(in.attrCount));
     program_.attrs.insert(program_.attrs.end(), attrs.begin(), attrs.end());
     program_.maxOperands = std::max(program_.maxOperands, in.inputs + in.outputs);
     if (!isCollective(in.op)) {
       in.kernel = backend_.findKernel(in.op);
       if (in.kernel == nullptr && missing_.ok()) {
-        missing_ = Status(Code::unsupported, std::string("the ") + backend_.name() + " backend has no kernel for " + info.name);
+        missing_ = Status(Code::unsupported,
+                          std::string("the ") + backend_.name() + " backend has no kernel for " + info.name);
       }
     }
     program_.instructions.push_back(in);
@@ -218,7 +221,8 @@ class Decoder {
         action.bytes = words_.size("a feed's size");
         break;
       case ActionKind::fetch:
-        action.region = words_.inRange("a fetch's region", 0, static_cast<int64_t>(program_.bufferBytes.size()) + kBuffers - 1);
+        action.region =
+            words_.inRange("a fetch's region", 0, static_cast<int64_t>(program_.bufferBytes.size()) + kBuffers - 1);
         action.offset = offset("a fetch's offset");
         action.staging = words_.size("a staging offset");
         action.bytes = words_.size("a fetch's size");

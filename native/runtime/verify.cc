@@ -179,7 +179,8 @@ class Verifier {
   }
 
   // `whole` has the group's parts along dim, `part` this rank's.
-  Status joined(const Group& group, int32_t base, int32_t counts, int32_t dim, const View& whole, const View& part) const {
+  Status joined(const Group& group, int32_t base, int32_t counts, int32_t dim, const View& whole,
+                const View& part) const {
     if (dim < 0 || dim >= whole.rank) return refuse("dim " + std::to_string(dim) + " is not a dim of its operands");
     int64_t sum = 0;
     Status status = total(group, base, counts, &sum);
@@ -212,7 +213,8 @@ class Verifier {
   Status total(const Group& group, int32_t base, int32_t counts, int64_t* sum) const {
     const int64_t begin = int64_t{base} + counts;
     const int64_t end = begin + static_cast<int64_t>(group.ranks.size());
-    if (counts < 0 || end > static_cast<int64_t>(program_.table.size())) return refuse("the counts lie beyond the table");
+    if (counts < 0 || end > static_cast<int64_t>(program_.table.size()))
+      return refuse("the counts lie beyond the table");
     for (int64_t i = begin; i < end; ++i) {
       const int32_t value = program_.table[static_cast<size_t>(i)];
       if (value < 0) return refuse("a count is negative");

@@ -24,7 +24,8 @@ struct Ref {
   int32_t view = 0;
 };
 
-inline Words instruction(Op op, const std::vector<Ref>& in, const std::vector<Ref>& out, const Words& attrs = {}, int32_t label = -1) {
+inline Words instruction(Op op, const std::vector<Ref>& in, const std::vector<Ref>& out, const Words& attrs = {},
+                         int32_t label = -1) {
   Words words = {static_cast<int32_t>(op), static_cast<int32_t>(in.size()), static_cast<int32_t>(out.size()),
                  static_cast<int32_t>(attrs.size()), label};
   for (const auto* list : {&in, &out}) {
@@ -110,7 +111,8 @@ struct ProgramSource {
       all.push_back(static_cast<int32_t>(label.size()));
       for (size_t i = 0; i < label.size(); i += 4) {
         uint32_t word = 0;
-        for (size_t b = 0; b < 4 && i + b < label.size(); ++b) word |= static_cast<uint32_t>(static_cast<unsigned char>(label[i + b])) << (8 * b);
+        for (size_t b = 0; b < 4 && i + b < label.size(); ++b)
+          word |= static_cast<uint32_t>(static_cast<unsigned char>(label[i + b])) << (8 * b);
         all.push_back(static_cast<int32_t>(word));
       }
     }

@@ -107,7 +107,9 @@ void allReduce(DType dtype, int ranks, int64_t count, Reduction reduction, bool 
     double expected = value(0, i);
     for (int r = 1; r < ranks; ++r) {
       const double v = value(r, i);
-      expected = reduction == Reduction::sum ? expected + v : reduction == Reduction::max ? std::max(expected, v) : std::min(expected, v);
+      expected = reduction == Reduction::sum   ? expected + v
+                 : reduction == Reduction::max ? std::max(expected, v)
+                                               : std::min(expected, v);
     }
     for (size_t r = 0; r < x.size(); ++r) CHECK_EQ(get((inPlace ? x : y)[r][static_cast<size_t>(i)]), expected);
   }
@@ -169,7 +171,8 @@ void gatherAndScatter(const std::vector<int32_t>& counts) {
     c.counts = counts.data();
     Status status = communicator->run(r, *group, c, pool);
     for (int64_t i = 0; status.ok() && i < 6 * whole; ++i) {
-      if (all[static_cast<size_t>(i)] != at(i / (2 * whole), i / 2 % whole, i % 2)) return Status(Code::internal, "gathered wrongly");
+      if (all[static_cast<size_t>(i)] != at(i / (2 * whole), i / 2 % whole, i % 2))
+        return Status(Code::internal, "gathered wrongly");
     }
     if (!status.ok()) return status;
     c = call(Op::reduce_scatter, all.data(), back.data(), wholeView, partView);
@@ -211,7 +214,8 @@ void allToAll(const std::vector<int32_t>& split, const std::vector<int32_t>& joi
     own[static_cast<size_t>(dim)] = size;
     std::vector<int32_t> values;
     for (int64_t i = 0; i < own[0] * own[1] * own[2] * own[3]; ++i) {
-      std::vector<int64_t> index = {i / (own[3] * own[2] * own[1]), i / (own[3] * own[2]) % own[1], i / own[3] % own[2], i % own[3]};
+      std::vector<int64_t> index = {i / (own[3] * own[2] * own[1]), i / (own[3] * own[2]) % own[1], i / own[3] % own[2],
+                                    i % own[3]};
       index[static_cast<size_t>(dim)] += start;
       values.push_back(globalIndex(index));
     }
@@ -301,7 +305,9 @@ void disagree(const std::function<void(Collective&)>& change) {
   CHECK(communicator->failure().code() == Code::invalidProgram);
   CHECK(communicator->failure().message().find("disagree") != std::string::npos);
   CHECK(communicator->reset().ok());
-  allOk(onRanks(3, [&](int r, Pool& pool) { return communicator->run(r, *group, call(Op::all_reduce, x[r], y[r], view, view), pool); }));
+  allOk(onRanks(3, [&](int r, Pool& pool) {
+    return communicator->run(r, *group, call(Op::all_reduce, x[r], y[r], view, view), pool);
+  }));
 }
 
 TEST(collective_disagreement) {
@@ -368,7 +374,8 @@ TEST(collective_abort_wakes_everybody) {
 }
 
 Message message(int peer, int32_t tag, std::vector<int32_t>& data) {
-  return Message{"message", peer, tag, reinterpret_cast<std::byte*>(data.data()), static_cast<int64_t>(data.size()) * 4};
+  return Message{"message", peer, tag, reinterpret_cast<std::byte*>(data.data()),
+                 static_cast<int64_t>(data.size()) * 4};
 }
 
 TEST(messages_match_by_tag_and_order) {

@@ -25,9 +25,11 @@ class Fixture {
     options.devices = devices;
     if (!Engine::open(options, &engine).ok()) test::fail(__FILE__, __LINE__, "cannot open");
   }
-  int32_t load(const std::vector<Words>& programs, int64_t inputBytes, int64_t outputBytes, std::vector<std::vector<int32_t>> buffers = {}) {
+  int32_t load(const std::vector<Words>& programs, int64_t inputBytes, int64_t outputBytes,
+               std::vector<std::vector<int32_t>> buffers = {}) {
     buffers.resize(programs.size());
-    std::vector<std::span<const int32_t>> words(programs.begin(), programs.end()), bound(buffers.begin(), buffers.end());
+    std::vector<std::span<const int32_t>> words(programs.begin(), programs.end()),
+        bound(buffers.begin(), buffers.end());
     int32_t executable = 0;
     const Status status = engine->load(words, bound, inputBytes, outputBytes, &executable);
     if (!status.ok()) test::fail(__FILE__, __LINE__, status.message());
@@ -187,11 +189,14 @@ TEST(engine_queue_keeps_order) {
     runs.push_back(f.start(executable, {value, value, value, value}));
     auto promise = std::make_shared<std::promise<float>>();
     reads.push_back(promise->get_future());
-    CHECK(f.engine->queueRead(buffer, 4, 4, [promise](const Status&, Bytes bytes) {
-      float read = -1;
-      std::memcpy(&read, bytes.data.get(), 4);
-      promise->set_value(read);
-    }).ok());
+    CHECK(f.engine
+              ->queueRead(buffer, 4, 4,
+                          [promise](const Status&, Bytes bytes) {
+                            float read = -1;
+                            std::memcpy(&read, bytes.data.get(), 4);
+                            promise->set_value(read);
+                          })
+              .ok());
   }
   for (int i = 0; i < 20; ++i) {
     CHECK(runs[static_cast<size_t>(i)].get().status.ok());

@@ -28,7 +28,8 @@ ProgramSource rich() {
   ProgramSource p;
   p.arenaBytes = 4096;
   p.buffers = {256, 128};
-  const int32_t v = p.view(DType::f32, {2, 3}), column = p.view(DType::f32, {2, 1}), part = p.view(DType::f32, {2, 2}, {3, 1}, 1);
+  const int32_t v = p.view(DType::f32, {2, 3}), column = p.view(DType::f32, {2, 1}),
+                part = p.view(DType::f32, {2, 2}, {3, 1}, 1);
   const int32_t dense = p.view(DType::f32, {2, 2}), none = p.view(DType::f32, {0, 3});
   p.floats = {0.5, 2};
   p.table = {0, 3, 2, 0, 0, 3, 2, 0};
@@ -36,7 +37,9 @@ ProgramSource rich() {
   p.labels = {"h.0.mlp", "\xc3\xa9t\xc3\xa9"};
   const int32_t segment = p.segment({
       instruction(Op::copy, {{2, 0, v}}, {{1, 0, v}}, {}, 0),
-      instruction(Op::elementwise, {{1, 0, v}}, {{3, 1, v}}, {3, static_cast<int32_t>(EOp::const_), 0, 1, 0, 0, static_cast<int32_t>(EOp::mul_), 0, 0, 1, 0, static_cast<int32_t>(EOp::iota_), 2, 1, 1, 0, 1, 2}),
+      instruction(Op::elementwise, {{1, 0, v}}, {{3, 1, v}},
+                  {3, static_cast<int32_t>(EOp::const_), 0, 1, 0, 0, static_cast<int32_t>(EOp::mul_), 0, 0, 1, 0,
+                   static_cast<int32_t>(EOp::iota_), 2, 1, 1, 0, 1, 2}),
       instruction(Op::reduce, {{3, 1, v}}, {{0, 4, column}}, {1}, 1),
       instruction(Op::copy, {{3, 1, part}}, {{4, 0, dense}}),
       instruction(Op::copy, {{0, 1000000, none}}, {{0, 1000000, none}}),
@@ -62,13 +65,15 @@ TEST(program_good) {
   CHECK(program != nullptr && std::string(program->labelOf(program->instructions[0])) == "h.0.mlp");
 }
 
-void refused(const std::function<void(ProgramSource&)>& change, const char* why, int devices = 1, Code code = Code::invalidProgram) {
+void refused(const std::function<void(ProgramSource&)>& change, const char* why, int devices = 1,
+             Code code = Code::invalidProgram) {
   ProgramSource p = rich();
   change(p);
   std::unique_ptr<Program> program;
   const Status status = decode(p.words(), &program, devices);
   CHECK(status.code() == code && program == nullptr);
-  if (status.message().find(why) == std::string::npos) test::fail(__FILE__, __LINE__, "'" + status.message() + "' does not say '" + why + "'");
+  if (status.message().find(why) == std::string::npos)
+    test::fail(__FILE__, __LINE__, "'" + status.message() + "' does not say '" + why + "'");
 }
 
 void refusedInstruction(const Words& words, const char* why) {
@@ -169,7 +174,8 @@ TEST(program_mutations) {
     Words bad = good;
     for (uint32_t c = 0; c < 1 + random() % 2; ++c) {
       const size_t at = 5 + random() % (bad.size() - 5);
-      bad[at] = random() % 3 == 0 ? bad[at] + static_cast<int32_t>(random() % 5) - 2 : values[random() % std::size(values)];
+      bad[at] =
+          random() % 3 == 0 ? bad[at] + static_cast<int32_t>(random() % 5) - 2 : values[random() % std::size(values)];
     }
     const std::span<const int32_t> program(bad), bound(buffers);
     int32_t executable = 0;
@@ -177,10 +183,13 @@ TEST(program_mutations) {
     if (!status.ok()) continue;
     std::atomic<bool> done = false;
     Bytes input{std::make_unique<std::byte[]>(kStaging), kStaging};
-    CHECK(engine->run(executable, std::move(input), [&](const Status&, Bytes) {
-      done = true;
-      done.notify_all();
-    }).ok());
+    CHECK(engine
+              ->run(executable, std::move(input),
+                    [&](const Status&, Bytes) {
+                      done = true;
+                      done.notify_all();
+                    })
+              .ok());
     done.wait(false);
     CHECK(engine->freeExecutable(executable).ok());
     ++ran;

@@ -23,7 +23,8 @@ Parsed parse(const std::string& header, int64_t dataBytes) {
   return parsed;
 }
 
-std::string tensor(const std::string& name, const std::string& dtype, const std::string& shape, const std::string& offsets) {
+std::string tensor(const std::string& name, const std::string& dtype, const std::string& shape,
+                   const std::string& offsets) {
   return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":" + offsets + "}";
 }
 
@@ -35,7 +36,9 @@ void refused(const std::string& header, int64_t dataBytes, const std::string& wh
   }
 }
 
-std::string temporary(const char* name) { return std::string("/tmp/meshwork-test-") + std::to_string(getpid()) + "-" + name; }
+std::string temporary(const char* name) {
+  return std::string("/tmp/meshwork-test-") + std::to_string(getpid()) + "-" + name;
+}
 
 std::string little64(uint64_t n) {
   std::string bytes;
@@ -52,10 +55,11 @@ Status openFile(const std::string& content, Safetensors* index) {
 }
 
 TEST(safetensors_good) {
-  const Parsed parsed = parse("{\"__metadata__\":{\"format\":\"pt\"},\n " + tensor("b", "F32", "[2, 3]", "[4,28]") + ", " +
-                                  tensor("a", "BF16", "[1,2]", "[0, 4]") + "," + tensor("empty", "I64", "[0,7]", "[28,28]") + "," +
-                                  tensor("\\u00e9\\ud83d\\ude00\\n", "U8", "[]", "[28,29]") + "}   ",
-                              29);
+  const Parsed parsed =
+      parse("{\"__metadata__\":{\"format\":\"pt\"},\n " + tensor("b", "F32", "[2, 3]", "[4,28]") + ", " +
+                tensor("a", "BF16", "[1,2]", "[0, 4]") + "," + tensor("empty", "I64", "[0,7]", "[28,28]") + "," +
+                tensor("\\u00e9\\ud83d\\ude00\\n", "U8", "[]", "[28,29]") + "}   ",
+            29);
   CHECK(parsed.status.ok());
   CHECK_EQ(parsed.index.tensors.size(), size_t{4});
   CHECK_EQ(std::string(parsed.index.nameOf(parsed.index.tensors[0])), std::string("b"));
@@ -122,7 +126,8 @@ TEST(safetensors_bad_ranges) {
   refused("{" + tensor("a", "U8", "[2]", "[0,2]") + "}", 3, "1 bytes behind the last");
   refused("{}", 1, "1 bytes behind the last");
   refused("{" + tensor("a", "U8", "[1]", "[0,1]") + "," + tensor("a", "U8", "[1]", "[1,2]") + "}", 2, "'a' twice");
-  refused("{" + tensor("a", "U8", "[1]", "[0,1]") + "," + tensor("\\u0061", "U8", "[1]", "[1,2]") + "}", 2, "'a' twice");
+  refused("{" + tensor("a", "U8", "[1]", "[0,1]") + "," + tensor("\\u0061", "U8", "[1]", "[1,2]") + "}", 2,
+          "'a' twice");
 }
 
 TEST(safetensors_files) {
@@ -178,7 +183,8 @@ TEST(safetensors_mutations) {
     }
     const Parsed parsed = parse(bad, 32);
     if (!parsed.status.ok()) continue;
-    for (const TensorEntry& entry : parsed.index.tensors) CHECK(entry.begin <= entry.end && parsed.index.nameOf(entry).size() > 0);
+    for (const TensorEntry& entry : parsed.index.tensors)
+      CHECK(entry.begin <= entry.end && parsed.index.nameOf(entry).size() > 0);
   }
 }
 
