@@ -5,7 +5,8 @@ cd "$(dirname "$0")/.."
 for kind in address thread; do
   node scripts/build-native.mjs --sanitize "$kind" ${JOBS:+--jobs "$JOBS"}
   echo "== $kind"
-  ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1 \
+  # Not detect_stack_use_after_return: GCC 12 misaligns 64-byte vectors on its fake stack (GCC bug 110027).
+  ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0 \
     UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 \
     "build-native/$kind/native/test/meshwork_native_tests" "$@"
 done

@@ -20,7 +20,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kSpins = 4000;
+constexpr int kSpins = 1000;
 
 inline void relax() {
 #if defined(__x86_64__)

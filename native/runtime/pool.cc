@@ -13,8 +13,8 @@
 namespace meshwork {
 namespace {
 
-// About 20 microseconds: long enough to bridge the gap between two kernels, short enough not to burn a core.
-constexpr int kSpins = 2000;
+// Some 10 microseconds: long enough to bridge the gap between two kernels, short enough not to burn a core.
+constexpr int kSpins = 1000;
 
 inline void relax() {
 #if defined(__x86_64__)

@@ -51,10 +51,10 @@ struct ProgramSource {
   int32_t view(DType dtype, const std::vector<int64_t>& dims, std::vector<int64_t> strides = {}, int64_t offset = 0) {
     if (strides.empty()) {
       strides.resize(dims.size());
-      int64_t stride = 1;
+      uint64_t stride = 1;  // wraps around for dims that are meant to be refused
       for (size_t d = dims.size(); d-- > 0;) {
-        strides[d] = stride;
-        stride *= dims[d];
+        strides[d] = static_cast<int64_t>(stride);
+        stride *= static_cast<uint64_t>(dims[d]);
       }
     }
     append(views, {static_cast<int32_t>(dtype), static_cast<int32_t>(dims.size())});

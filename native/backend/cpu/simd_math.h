@@ -29,7 +29,7 @@ MESHWORK_INLINE F32 exp(F32 x) {
 // log x: x = 2^e m, m in [sqrt(1/2), sqrt 2). -inf for 0, NaN below.
 MESHWORK_INLINE F32 log(F32 x) {
   const I32 tiny = x < 1.17549435e-38f;
-  const I32 bits = bitCast<I32>(tiny ? x * 8388608.0f : x);
+  const I32 bits = bitCast<I32>(tiny ? x * 8388608.0f : x) & 0x7fffffff;  // no sign, so that nothing overflows
   const I32 shift = (bits - 0x3f3504f3) >> 23;
   const F32 e = __builtin_convertvector(shift + (tiny & -23), F32);
   const F32 f = bitCast<F32>(bits - (shift << 23)) - 1.0f;
