@@ -66,30 +66,30 @@ inline int runAll(const char* filter) {
 
 }  // namespace meshwork::test
 
-#define TEST(name)                                                                        \
-  static void test_##name();                                                              \
-  static const ::meshwork::test::Register register_##name(#name, test_##name);            \
+#define TEST(name)                                                             \
+  static void test_##name();                                                   \
+  static const ::meshwork::test::Register register_##name(#name, test_##name); \
   static void test_##name()
 
-#define CHECK(condition)                                                                  \
-  do {                                                                                    \
-    if (!(condition)) ::meshwork::test::fail(__FILE__, __LINE__, #condition);             \
+#define CHECK(condition)                                                      \
+  do {                                                                        \
+    if (!(condition)) ::meshwork::test::fail(__FILE__, __LINE__, #condition); \
   } while (0)
 
-#define CHECK_EQ(a, b)                                                                    \
-  do {                                                                                    \
-    const auto a_ = (a);                                                                  \
-    const auto b_ = (b);                                                                  \
-    if (!(a_ == b_)) {                                                                    \
+#define CHECK_EQ(a, b)                                                                                \
+  do {                                                                                                \
+    const auto a_ = (a);                                                                              \
+    const auto b_ = (b);                                                                              \
+    if (!(a_ == b_)) {                                                                                \
       ::meshwork::test::fail(__FILE__, __LINE__, ::meshwork::test::comparison(#a " == " #b, a_, b_)); \
-    }                                                                                     \
+    }                                                                                                 \
   } while (0)
 
-#define CHECK_NEAR(a, b, tolerance)                                                       \
-  do {                                                                                    \
-    const double a_ = static_cast<double>(a);                                             \
-    const double b_ = static_cast<double>(b);                                             \
-    if (!::meshwork::test::near(a_, b_, static_cast<double>(tolerance))) {                \
+#define CHECK_NEAR(a, b, tolerance)                                                                  \
+  do {                                                                                               \
+    const double a_ = static_cast<double>(a);                                                        \
+    const double b_ = static_cast<double>(b);                                                        \
+    if (!::meshwork::test::near(a_, b_, static_cast<double>(tolerance))) {                           \
       ::meshwork::test::fail(__FILE__, __LINE__, ::meshwork::test::comparison(#a " ~ " #b, a_, b_)); \
-    }                                                                                     \
+    }                                                                                                \
   } while (0)

@@ -139,7 +139,8 @@ inline Status check(Op op, const Tensors& inputs, const Tensors& outputs, const 
 }
 
 // Checks and runs a kernel; fails the test if the check refuses or a guard was written to.
-inline void run(Op op, Isa isa, int threads, const Tensors& inputs, const Tensors& outputs, const Attributes& attributes) {
+inline void run(Op op, Isa isa, int threads, const Tensors& inputs, const Tensors& outputs,
+                const Attributes& attributes) {
   const Kernel* kernel = findCpuKernel(op, isa);
   CHECK(kernel != nullptr);
   if (kernel == nullptr) return;

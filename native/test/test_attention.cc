@@ -1,4 +1,5 @@
-// attention and attention_grad against plain loops: masks, grouped heads, strides, dtypes, instruction sets, thread counts.
+// attention and attention_grad against plain loops: masks, grouped heads, strides, dtypes, instruction sets, thread
+// counts.
 #include "backend/cpu/checks/attention.h"
 #include "test/kernels.h"
 
@@ -85,7 +86,9 @@ struct Problem {
     std::vector<double> p(static_cast<size_t>(s.keys), -INFINITY);
     double most = -INFINITY, total = 0, delta = 0;
     auto keyAt = [&](size_t j) { return at(b, static_cast<int64_t>(j), s.keys, h / s.repeats, s.groups, s.features); };
-    auto valueAt = [&](size_t j) { return at(b, static_cast<int64_t>(j), s.keys, h / s.repeats, s.groups, s.valueFeatures); };
+    auto valueAt = [&](size_t j) {
+      return at(b, static_cast<int64_t>(j), s.keys, h / s.repeats, s.groups, s.valueFeatures);
+    };
     for (size_t j = 0; j < p.size(); ++j) {
       if (!sees(b, i, static_cast<int64_t>(j))) continue;
       p[j] = 0;
@@ -147,7 +150,8 @@ void compare(const char* name, const Tensor& found, const std::vector<double>& e
   for (size_t i = 0; i < expected.size(); ++i) {
     const double x = found.get(static_cast<int64_t>(i));
     if (!near(x, expected[i], tolerance * (largest + 0.1))) {
-      return fail(__FILE__, __LINE__, comparison((std::string(name) + " " + std::to_string(i)).c_str(), x, expected[i]));
+      return fail(__FILE__, __LINE__,
+                  comparison((std::string(name) + " " + std::to_string(i)).c_str(), x, expected[i]));
     }
   }
 }
@@ -193,7 +197,14 @@ TEST(attention_causal) {
 }
 
 TEST(attention_grouped_heads) {
-  check({.batch = 2, .length = 21, .keys = 21, .groups = 2, .repeats = 4, .features = 16, .valueFeatures = 16, .flags = 1});
+  check({.batch = 2,
+         .length = 21,
+         .keys = 21,
+         .groups = 2,
+         .repeats = 4,
+         .features = 16,
+         .valueFeatures = 16,
+         .flags = 1});
   check({.length = 140, .keys = 140, .repeats = 3, .features = 32, .valueFeatures = 32, .flags = 1});
   check({.length = 1, .keys = 90, .repeats = 20, .features = 32, .valueFeatures = 32});
 }
@@ -203,7 +214,13 @@ TEST(attention_decoding) {
     check({.batch = 2, .length = length, .keys = 290, .groups = 3, .features = 64, .valueFeatures = 64});
     check({.length = length, .keys = 150, .features = 20, .valueFeatures = 9, .flags = 3, .firstPosition = 100});
   }
-  check({.length = 1, .keys = 200, .groups = 2, .repeats = 4, .features = 48, .valueFeatures = 48, .flags = 3,
+  check({.length = 1,
+         .keys = 200,
+         .groups = 2,
+         .repeats = 4,
+         .features = 48,
+         .valueFeatures = 48,
+         .flags = 3,
          .firstPosition = 40});
 }
 
@@ -211,12 +228,20 @@ TEST(attention_positions_and_segments) {
   for (int32_t flags = 0; flags < 8; ++flags) {
     check({.batch = 2, .length = 130, .keys = 190, .repeats = 2, .features = 16, .valueFeatures = 16, .flags = flags});
   }
-  check({.length = 60, .keys = 60, .features = 16, .valueFeatures = 16, .flags = 3, .firstPosition = -20});  // blind rows
+  check(
+      {.length = 60, .keys = 60, .features = 16, .valueFeatures = 16, .flags = 3, .firstPosition = -20});  // blind rows
 }
 
 TEST(attention_f64_and_bf16) {
   for (DType type : {DType::f64, DType::bf16}) {
-    check({.length = 70, .keys = 140, .groups = 2, .repeats = 2, .features = 20, .valueFeatures = 33, .flags = 7, .type = type});
+    check({.length = 70,
+           .keys = 140,
+           .groups = 2,
+           .repeats = 2,
+           .features = 20,
+           .valueFeatures = 33,
+           .flags = 7,
+           .type = type});
     check({.length = 150, .keys = 150, .features = 64, .valueFeatures = 64, .flags = 1, .type = type});
     check({.length = 2, .keys = 50, .features = 24, .valueFeatures = 24, .flags = 1, .type = type});
     check({.length = 30, .keys = 70, .features = 512, .valueFeatures = 512, .type = type});
@@ -235,17 +260,17 @@ TEST(attention_empty) {
 }
 
 // A long sequence whose queries' gradients do not fit in a workspace with the keys'.
-TEST(attention_long) {
-  check({.length = 4100, .keys = 100, .features = 256, .valueFeatures = 4});
-}
+TEST(attention_long) { check({.length = 4100, .keys = 100, .features = 256, .valueFeatures = 4}); }
 
 template <class Change>
 void refusal(const char* word, const Change& change) {
-  Problem p({.batch = 2, .length = 5, .keys = 6, .groups = 2, .repeats = 2, .features = 8, .valueFeatures = 4, .flags = 7});
+  Problem p(
+      {.batch = 2, .length = 5, .keys = 6, .groups = 2, .repeats = 2, .features = 8, .valueFeatures = 4, .flags = 7});
   change(p);
   const Status forward = test::check(Op::attention, p.inputs(), {&p.out, &p.lse}, p.attributes());
   const Status backward = test::check(Op::attention_grad, p.gradInputs(), {&p.dq, &p.dk, &p.dv}, p.attributes());
-  const bool both = forward.message().find(word) != std::string::npos && backward.message().find(word) != std::string::npos;
+  const bool both =
+      forward.message().find(word) != std::string::npos && backward.message().find(word) != std::string::npos;
   if (!both) fail(__FILE__, __LINE__, std::string(word) + ": " + forward.message() + " | " + backward.message());
 }
 
@@ -256,7 +281,8 @@ TEST(attention_refuses) {
   refusal("v's features", [](Problem& p) { p.out.view().dims[3] = 3; });
   refusal("q's heads", [](Problem& p) { p.lse.view().dims[1] = 3; });
   refusal("multiple", [](Problem& p) {
-    p.q.view().dims[2] = 3, p.out.view().dims[2] = 3, p.lse.view().dims[1] = 3, p.dout.view().dims[2] = 3, p.dq.view().dims[2] = 3;
+    p.q.view().dims[2] = 3, p.out.view().dims[2] = 3, p.lse.view().dims[1] = 3, p.dout.view().dims[2] = 3,
+    p.dq.view().dims[2] = 3;
   });
   refusal("k is f64", [](Problem& p) { p.k.view().dtype = DType::f64; });
   refusal("lse is bf16", [](Problem& p) { p.lse.view().dtype = DType::bf16; });

@@ -99,8 +99,9 @@ void check(const Setup& setup) {
   });
 }
 
-const Shape kShapes[] = {{1, 1, 1, 1},    {1, 13, 33, 17}, {2, 12, 32, 64},  {3, 7, 5, 9},     {1, 1, 300, 70}, {2, 2, 70, 33},
-                         {1, 11, 130, 40}, {1, 25, 31, 400}, {1, 50, 65, 800}, {2, 130, 140, 6}, {1, 400, 3, 50}, {1, 5, 1, 37}};
+const Shape kShapes[] = {{1, 1, 1, 1},     {1, 13, 33, 17},  {2, 12, 32, 64},  {3, 7, 5, 9},
+                         {1, 1, 300, 70},  {2, 2, 70, 33},   {1, 11, 130, 40}, {1, 25, 31, 400},
+                         {1, 50, 65, 800}, {2, 130, 140, 6}, {1, 400, 3, 50},  {1, 5, 1, 37}};
 
 TEST(matmul_shapes_and_transpositions) {
   for (const Shape& shape : kShapes) {
@@ -113,8 +114,14 @@ TEST(matmul_shapes_and_transpositions) {
 TEST(matmul_f64) {
   for (const Shape& shape : kShapes) {
     for (int form = 0; form < 4; ++form) {
-      check({.shape = shape, .transposeA = (form & 1) != 0, .transposeB = (form & 2) != 0, .flags = 31 & ~matmul_flag::silu,
-             .alpha = 0.7, .type = DType::f64, .result = DType::f64, .addend = DType::f64});
+      check({.shape = shape,
+             .transposeA = (form & 1) != 0,
+             .transposeB = (form & 2) != 0,
+             .flags = 31 & ~matmul_flag::silu,
+             .alpha = 0.7,
+             .type = DType::f64,
+             .result = DType::f64,
+             .addend = DType::f64});
     }
   }
 }
@@ -122,8 +129,14 @@ TEST(matmul_f64) {
 TEST(matmul_bf16) {
   for (const Shape& shape : kShapes) {
     for (int form = 0; form < 16; ++form) {
-      check({.shape = shape, .transposeA = (form & 1) != 0, .transposeB = (form & 2) != 0, .flags = 6, .type = DType::bf16,
-             .result = form & 4 ? DType::bf16 : DType::f32, .addend = form & 8 ? DType::bf16 : DType::f32, .padding = 5});
+      check({.shape = shape,
+             .transposeA = (form & 1) != 0,
+             .transposeB = (form & 2) != 0,
+             .flags = 6,
+             .type = DType::bf16,
+             .result = form & 4 ? DType::bf16 : DType::f32,
+             .addend = form & 8 ? DType::bf16 : DType::f32,
+             .padding = 5});
     }
   }
 }

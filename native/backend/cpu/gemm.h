@@ -1,9 +1,10 @@
 // The inner parts of matrix products, shared by matmul and attention: packing into panels and the register tile.
 //
-// A product's left side is packed in panels of up to kTileRows rows, k-major (for every k the panel's rows lie together); the
-// right side is read in panels of kTileVectors vectors of columns, either packed k-major too, or in place where its columns
-// have unit stride. microKernel() keeps one tile of the result in registers. Every element is one chain of fma over
-// ascending k, continued through memory between panels of k: its bits do not depend on any blocking.
+// A product's left side is packed in panels of up to kTileRows rows, k-major (for every k the panel's rows lie
+// together); the right side is read in panels of kTileVectors vectors of columns, either packed k-major too, or in
+// place where its columns have unit stride. microKernel() keeps one tile of the result in registers. Every element is
+// one chain of fma over ascending k, continued through memory between panels of k: its bits do not depend on any
+// blocking.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -24,7 +25,8 @@ constexpr int kTileVectors = 2;
 template <class S>
 constexpr int kTileColumns = kTileVectors * kLanes<S>;
 
-// to[i][j] = from[i][j] + sum over p < k of a[p * kRows + i] * b[p * ldb + j], j over kVectors vectors; from null counts as zeros.
+// to[i][j] = from[i][j] + sum over p < k of a[p * kRows + i] * b[p * ldb + j], j over kVectors vectors; from null
+// counts as zeros.
 template <int kRows, int kVectors, class S, class B>
 void microKernel(int64_t k, const S* a, const B* b, int64_t ldb, const S* from, int64_t ldFrom, S* to, int64_t ldTo) {
   using V = Vec<S>;
@@ -66,9 +68,9 @@ MESHWORK_INLINE MicroKernel<S, B> findMicroKernel(int rows) {
   return table[static_cast<size_t>(rows - 1)];
 }
 
-// c[i][j] (+)= sum over p < k of a b for m rows and n columns, n a multiple of kLanes<S>. a: packed, panel after panel of
-// kTileRows rows. b: rows `ldb` apart, or for ldb = 0 packed, panel after panel of kTileColumns<S> columns (the last may be
-// one vector wide).
+// c[i][j] (+)= sum over p < k of a b for m rows and n columns, n a multiple of kLanes<S>. a: packed, panel after panel
+// of kTileRows rows. b: rows `ldb` apart, or for ldb = 0 packed, panel after panel of kTileColumns<S> columns (the last
+// may be one vector wide).
 template <class S>
 void multiplyPacked(int64_t m, int64_t n, int64_t k, const S* a, const S* b, int64_t ldb, S* c, int64_t ldc, bool add) {
   constexpr int lanes = kLanes<S>;
@@ -92,7 +94,9 @@ MESHWORK_INLINE float widen(bf16 value) { return bitCast<float>(static_cast<uint
 
 using F32x4 = VectorOf<float, 16>::type;
 
-MESHWORK_INLINE F32x4 load4(const float* from) { return *reinterpret_cast<const VectorOf<float, 16>::unaligned*>(from); }
+MESHWORK_INLINE F32x4 load4(const float* from) {
+  return *reinterpret_cast<const VectorOf<float, 16>::unaligned*>(from);
+}
 MESHWORK_INLINE F32x4 load4(const bf16* from) {
   VectorOf<uint16_t, 8>::type bits;
   std::memcpy(&bits, from, sizeof bits);
@@ -110,8 +114,8 @@ MESHWORK_INLINE void transpose4(const T* from, int64_t stride, float* to, int64_
   for (int j = 0; j < 4; ++j) *reinterpret_cast<VectorOf<float, 16>::unaligned*>(to + j * width) = rows[j];
 }
 
-// `count` lines (rows of a left side, columns of a right side) with unit stride in k: to[p * width + i] = from[i * stride + p].
-// Lanes from `count` to `width` become zero.
+// `count` lines (rows of a left side, columns of a right side) with unit stride in k: to[p * width + i] = from[i *
+// stride + p]. Lanes from `count` to `width` become zero.
 template <class T, class S>
 void packTransposed(const T* from, int64_t stride, int count, int64_t k, S* to, int width) {
   int i = 0;
@@ -160,7 +164,8 @@ void packLeftSide(const T* from, int64_t stride, int64_t m, int64_t k, S* to) {
   }
 }
 
-// A right side of n columns, each with unit stride in k, for multiplyPacked(); columns up to a multiple of kLanes<S> are zero.
+// A right side of n columns, each with unit stride in k, for multiplyPacked(); columns up to a multiple of kLanes<S>
+// are zero.
 template <class T, class S>
 void packRightSide(const T* from, int64_t stride, int64_t n, int64_t k, S* to) {
   constexpr int lanes = kLanes<S>;
@@ -194,7 +199,8 @@ void dotKernel(int64_t k, const S* a, int64_t lda, const B* b, int64_t ldb, bool
     step([](const S* from) { return load(from); }, [](const B* from) { return load(from); });
   }
   if (const int rest = static_cast<int>(k - p); rest > 0) {
-    step([rest](const S* from) { return loadPartial(from, rest); }, [rest](const B* from) { return loadPartial(from, rest); });
+    step([rest](const S* from) { return loadPartial(from, rest); },
+         [rest](const B* from) { return loadPartial(from, rest); });
   }
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kColumns; ++j) {
@@ -219,7 +225,8 @@ void dotBlock(int rows, int columns, int64_t k, const S* a, int64_t lda, const B
   for (int j = 0; j < columns;) {
     const bool wide = j + kDotColumns <= columns;
     for (int i = 0; i < rows; i += kDotRows) {
-      table[std::min(kDotRows, rows - i) - 1][wide](k, a + i * lda, lda, b + j * ldb, ldb, add, to + i * ldTo + j, ldTo);
+      table[std::min(kDotRows, rows - i) - 1][wide](k, a + i * lda, lda, b + j * ldb, ldb, add, to + i * ldTo + j,
+                                                    ldTo);
     }
     j += wide ? kDotColumns : 1;
   }

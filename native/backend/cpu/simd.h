@@ -1,6 +1,6 @@
 // Vectors as wide as the instruction set this file is compiled for: types, loads and stores, and basic arithmetic.
-// Operators (+ - * / < == & | ^ << >> ?:) are the compiler's own; a comparison gives a mask (all bits or none) for select().
-// Nothing is contracted: a product and a sum fuse only in fma(), and only where the set has it.
+// Operators (+ - * / < == & | ^ << >> ?:) are the compiler's own; a comparison gives a mask (all bits or none) for
+// select(). Nothing is contracted: a product and a sum fuse only in fma(), and only where the set has it.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -41,7 +41,7 @@ using I32 = Vec<int32_t>;
 using U32 = Vec<uint32_t>;
 using I64 = Vec<int64_t>;
 using U64 = Vec<uint64_t>;
-using F32Half = VectorOf<float, kVectorBytes / 2>::type;      // as many lanes as F64
+using F32Half = VectorOf<float, kVectorBytes / 2>::type;     // as many lanes as F64
 using U16Half = VectorOf<uint16_t, kVectorBytes / 2>::type;  // as many lanes as F32
 
 // The type a storage type is computed in.

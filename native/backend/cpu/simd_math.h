@@ -1,7 +1,7 @@
 // Elementary functions on vectors, the second half of simd.h: include that, never this. The f32 functions are own
-// polynomials (fitted by weighted least squares to a minimax error below 2^-27), use no fused operations and so give the
-// same bits on every instruction set.
-// Largest errors, measured over all or a dense sample of floats (native/test/test_simd.cc holds them to it):
+// polynomials (fitted by weighted least squares to a minimax error below 2^-27), use no fused operations and so give
+// the same bits on every instruction set. Largest errors, measured over all or a dense sample of floats
+// (native/test/test_simd.cc holds them to it):
 //   exp 1.1 ulp, log 0.8, tanh 1.4, erf 1.3, sin and cos 0.51, sigmoid 2.5.
 // The f64 functions call the C library lane by lane.
 #pragma once
@@ -118,8 +118,8 @@ MESHWORK_INLINE V silu(V x) {
   return x * sigmoid(x);
 }
 
-// The tanh form of gelu, x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), written as x sigmoid(2 u): nothing
-// cancels for negative x.
+// The tanh form of gelu, x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), written as x sigmoid(2 u):
+// nothing cancels for negative x.
 MESHWORK_INLINE F32 gelu(F32 x) { return x / (1.0f + exp(x * (-1.59576912f - 0.0713548163f * (x * x)))); }
 MESHWORK_INLINE F64 gelu(F64 x) {
   return x / (1.0 + exp(x * (-1.5957691216057307118 - 0.071354816272600239 * (x * x))));

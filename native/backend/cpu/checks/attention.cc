@@ -12,10 +12,11 @@ std::string label(const char* op, const char* name) { return std::string(op) + "
 Status checkIndices(const char* op, const Call& call, int first) {
   const int32_t flags = call.attrs[attr::attention::flags];
   if ((flags & ~attention_flag::all) != 0) return refuse(label(op, "unknown bits in flags ") + std::to_string(flags));
-  const int expected = first + ((flags & attention_flag::positions) ? 2 : 0) + ((flags & attention_flag::segments) ? 2 : 0);
+  const int expected =
+      first + ((flags & attention_flag::positions) ? 2 : 0) + ((flags & attention_flag::segments) ? 2 : 0);
   if (call.inputs != expected) {
-    return refuse(label(op, "flags ") + std::to_string(flags) + " mean " + std::to_string(expected) + " inputs, found " +
-                  std::to_string(call.inputs));
+    return refuse(label(op, "flags ") + std::to_string(flags) + " mean " + std::to_string(expected) +
+                  " inputs, found " + std::to_string(call.inputs));
   }
   for (int i = first; i < expected; ++i) {
     const bool positions = (flags & attention_flag::positions) && i < first + 2;
@@ -24,7 +25,8 @@ Status checkIndices(const char* op, const Call& call, int first) {
     MESHWORK_TRY(checkRank(name.c_str(), call.in[i], 2));
     MESHWORK_TRY(checkDType(name.c_str(), call.in[i], DType::i32));
     MESHWORK_TRY(checkDim(name.c_str(), call.in[i], 0, call.in[0].dim(0), "q's batch"));
-    MESHWORK_TRY(checkDim(name.c_str(), call.in[i], 1, call.in[ofKeys ? 1 : 0].dim(1), ofKeys ? "k's length" : "q's length"));
+    MESHWORK_TRY(
+        checkDim(name.c_str(), call.in[i], 1, call.in[ofKeys ? 1 : 0].dim(1), ofKeys ? "k's length" : "q's length"));
   }
   return {};
 }
@@ -49,7 +51,8 @@ Status checkTensors(const char* op, const Operand* in, const char* outName, cons
   if (type != DType::f32 && type != DType::f64 && type != DType::bf16) {
     return unsupported(label(op, "q is ") + dtypeName(type) + ", expected f32, f64 or bf16");
   }
-  const std::string nameQ = label(op, "q"), nameK = label(op, "k"), nameV = label(op, "v"), nameOut = label(op, outName);
+  const std::string nameQ = label(op, "q"), nameK = label(op, "k"), nameV = label(op, "v"),
+                    nameOut = label(op, outName);
   MESHWORK_TRY(checkHeads(nameQ, q, type));
   MESHWORK_TRY(checkHeads(nameK, k, type));
   MESHWORK_TRY(checkHeads(nameV, v, type));
@@ -65,7 +68,8 @@ Status checkTensors(const char* op, const Operand* in, const char* outName, cons
   MESHWORK_TRY(checkDim(nameOut.c_str(), out, 3, v.dim(3), "v's features"));
   const int64_t heads = q.dim(2), groups = k.dim(2);
   if (groups == 0 ? heads != 0 : heads % groups != 0) {
-    return refuse(label(op, "q has ") + std::to_string(heads) + " heads, not a multiple of k's " + std::to_string(groups));
+    return refuse(label(op, "q has ") + std::to_string(heads) + " heads, not a multiple of k's " +
+                  std::to_string(groups));
   }
   MESHWORK_TRY(checkFeatures(nameQ, q));
   return checkFeatures(nameV, v);

@@ -37,7 +37,8 @@ Status checkCounts(const Call& call, Op op) {
 
 Status checkRank(const char* name, const Operand& operand, int rank) {
   if (operand.view->rank == rank) return {};
-  return refuse(std::string(name) + " has rank " + std::to_string(operand.view->rank) + ", expected " + std::to_string(rank));
+  return refuse(std::string(name) + " has rank " + std::to_string(operand.view->rank) + ", expected " +
+                std::to_string(rank));
 }
 
 Status checkDim(const char* name, const Operand& operand, int dim, int64_t size, const char* what) {

@@ -42,7 +42,7 @@ inline DType statisticsOf(const Operand& operand) {
 }  // namespace meshwork
 
 // Returns from the enclosing function when `expression` is a Status that is not ok.
-#define MESHWORK_TRY(expression)                             \
-  do {                                                       \
+#define MESHWORK_TRY(expression)                                      \
+  do {                                                                \
     if (Status status_ = (expression); !status_.ok()) return status_; \
   } while (0)

@@ -9,7 +9,8 @@ namespace {
 Status checkFlags(const Call& call) {
   const int32_t flags = call.attrs[attr::matmul::flags];
   if ((flags & ~matmul_flag::all) != 0) return refuse("matmul: unknown bits in flags " + std::to_string(flags));
-  if ((flags & matmul_flag::gelu) && (flags & matmul_flag::silu)) return refuse("matmul: flags ask for gelu and silu both");
+  if ((flags & matmul_flag::gelu) && (flags & matmul_flag::silu))
+    return refuse("matmul: flags ask for gelu and silu both");
   const int expected = 2 + ((flags & matmul_flag::bias) != 0) + ((flags & matmul_flag::residual) != 0);
   if (call.inputs == expected) return {};
   return refuse("matmul: flags " + std::to_string(flags) + " mean " + std::to_string(expected) + " inputs, found " +

@@ -17,7 +17,8 @@ Status checkRope(const Call& call) {
   MESHWORK_TRY(checkDType("rope: y", y, type));
   MESHWORK_TRY(checkUnitStride("rope: x", x));
   MESHWORK_TRY(checkUnitStride("rope: y", y));
-  if (x.dim(3) % 2 != 0) return refuse("rope: x" + dimsOf(*x.view) + " has an odd number of features to rotate in pairs");
+  if (x.dim(3) % 2 != 0)
+    return refuse("rope: x" + dimsOf(*x.view) + " has an odd number of features to rotate in pairs");
   MESHWORK_TRY(checkRank("rope: positions", positions, 2));
   MESHWORK_TRY(checkDType("rope: positions", positions, DType::i32));
   MESHWORK_TRY(checkDim("rope: positions", positions, 0, x.dim(0), "x's batch"));

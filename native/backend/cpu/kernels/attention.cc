@@ -9,8 +9,8 @@ constexpr int64_t kFewRows = 4;  // up to here (decoding) rows are computed one 
 template <class S>
 constexpr S kNoScore = -std::numeric_limits<S>::infinity();
 
-// The rows of one task: `heads` query heads of one key head from `head` on, times `positions` queries from `position` on.
-// Row number: head-major.
+// The rows of one task: `heads` query heads of one key head from `head` on, times `positions` queries from `position`
+// on. Row number: head-major.
 struct Rows {
   int64_t batch, group, head, heads, position, positions;
   int64_t count() const { return heads * positions; }
@@ -87,9 +87,9 @@ class Attention {
   struct ManyRows {
     const Attention& op;
     const Rows rows;
-    int64_t lanes;             // rows, rounded up to whole vectors
+    int64_t lanes;               // rows, rounded up to whole vectors
     S *queries, *scores, *sums;  // packed right side; [key][row]; [value feature][row]
-    S *keys, *values;          // packed left sides
+    S *keys, *values;            // packed left sides
     S *maximum, *total, *row;
     Indices<S> queryIndices, keyIndices;
 
@@ -176,9 +176,9 @@ class Attention {
   struct FewRows {
     const Attention& op;
     const Rows rows;
-    int64_t width;                    // value features, rounded up to whole vectors
-    S *queries, *scores, *sums;       // [row][feature], [row][key], [row][value feature]
-    S *weights, *values;              // [key][row]; copied values
+    int64_t width;               // value features, rounded up to whole vectors
+    S *queries, *scores, *sums;  // [row][feature], [row][key], [row][value feature]
+    S *weights, *values;         // [key][row]; copied values
     S maximum[kFewRows], total[kFewRows];
     Indices<S> queryIndices, keyIndices;
 

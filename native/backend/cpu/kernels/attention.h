@@ -1,7 +1,7 @@
 // What attention and attention_grad share: dims, which query sees which key, and scratch memory.
 //
-// Scores are held transposed, [key][query], so that a vector's lanes are queries: the softmax needs no sums across lanes,
-// and the probabilities are the right side of the next product as they lie.
+// Scores are held transposed, [key][query], so that a vector's lanes are queries: the softmax needs no sums across
+// lanes, and the probabilities are the right side of the next product as they lie.
 #pragma once
 #include <limits>
 
@@ -90,11 +90,13 @@ struct Indices {
   }
 
  private:
-  static void fill(const Operand* from, int64_t b, int64_t first, int64_t count, bool indices, Int* to, Int& least, Int& most) {
+  static void fill(const Operand* from, int64_t b, int64_t first, int64_t count, bool indices, Int* to, Int& least,
+                   Int& most) {
     least = std::numeric_limits<Int>::max();
     most = std::numeric_limits<Int>::lowest();
     for (int64_t i = 0; i < count; ++i) {
-      const Int value = from      ? static_cast<Int>(from->as<int32_t>()[b * from->stride(0) + (first + i) * from->stride(1)])
+      const Int value = from
+                            ? static_cast<Int>(from->as<int32_t>()[b * from->stride(0) + (first + i) * from->stride(1)])
                         : indices ? static_cast<Int>(first + i)
                                   : Int{0};
       to[i] = value;

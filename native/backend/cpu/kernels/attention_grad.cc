@@ -1,8 +1,8 @@
 // attention_grad: dq, dk and dv from probabilities recomputed block by block.
 //
-// Either one task per (batch, key head) does everything, or, when the gradients of all queries do not fit in a workspace or
-// such tasks are too few, one round of tasks by keys gives dk and dv and another by queries gives dq. Both add the same
-// terms in the same order (heads, then query blocks; for dq key blocks), so the choice changes no bits.
+// Either one task per (batch, key head) does everything, or, when the gradients of all queries do not fit in a
+// workspace or such tasks are too few, one round of tasks by keys gives dk and dv and another by queries gives dq. Both
+// add the same terms in the same order (heads, then query blocks; for dq key blocks), so the choice changes no bits.
 #include "backend/cpu/kernels/attention.h"
 
 namespace meshwork::MESHWORK_ISA {
@@ -23,7 +23,13 @@ class AttentionGrad {
 
  public:
   explicit AttentionGrad(const Call& call)
-      : x_(call, 6), out_(call.in[3]), lse_(call.in[4]), dout_(call.in[5]), dq_(call.out[0]), dk_(call.out[1]), dv_(call.out[2]),
+      : x_(call, 6),
+        out_(call.in[3]),
+        lse_(call.in[4]),
+        dout_(call.in[5]),
+        dq_(call.out[0]),
+        dk_(call.out[1]),
+        dv_(call.out[2]),
         pool_(*call.pool) {
     block_ = attentionBlock<S>(std::max(x_.features, x_.valueFeatures));
     queryBlocks_ = attentionCeilDiv(x_.length, block_);
@@ -46,8 +52,8 @@ class AttentionGrad {
     const int64_t keyBlocks = attentionCeilDiv(x_.keys, block_);
     pool_.run(headGroups * keyBlocks, [&](int64_t task, int thread) {
       const int64_t first = task % keyBlocks * block_, group = task / keyBlocks;
-      runPart({group / x_.groups, group % x_.groups, 0, x_.repeats, first, std::min(block_, x_.keys - first), 0, x_.length, true,
-               false},
+      runPart({group / x_.groups, group % x_.groups, 0, x_.repeats, first, std::min(block_, x_.keys - first), 0,
+               x_.length, true, false},
               thread);
     });
     pool_.run(x_.batch * x_.heads * queryBlocks_, [&](int64_t task, int thread) {
@@ -75,15 +81,15 @@ class AttentionGrad {
     const AttentionGrad& op;
     const AttentionOperands& x;
     const Part part;
-    S *keysLeft, *valuesLeft, *keysAcross;    // left sides: keys by features, values by features, features by keys
-    S *queriesRight, *doutRight;              // right sides: features by queries
-    S *queryRows, *doutRows;                  // rows of whole vectors
-    S *weights, *gradients, *packed;          // P and dS, [key][query]; either one as a left side, keys by queries
-    S *dk, *dv, *dq;                          // [key][feature]; [head][query block][feature][query]
+    S *keysLeft, *valuesLeft, *keysAcross;  // left sides: keys by features, values by features, features by keys
+    S *queriesRight, *doutRight;            // right sides: features by queries
+    S *queryRows, *doutRows;                // rows of whole vectors
+    S *weights, *gradients, *packed;        // P and dS, [key][query]; either one as a left side, keys by queries
+    S *dk, *dv, *dq;                        // [key][feature]; [head][query block][feature][query]
     S *lse, *delta;
     Indices<S> queryIndices, keyIndices;
     int64_t loadedHead = -1, loadedQuery = -1;
-    int64_t queries = 0, lanes = 0;           // of the loaded block; lanes: rounded up to whole vectors
+    int64_t queries = 0, lanes = 0;  // of the loaded block; lanes: rounded up to whole vectors
 
     Task(const AttentionGrad& grad, const Part& which, Scratch scratch) : op(grad), x(grad.x_), part(which) {
       const int64_t n = op.block_;
@@ -113,7 +119,8 @@ class AttentionGrad {
 
     void run() {
       if (part.forQueries) std::fill(dq, dqBlock(part.heads, 0), S{0});
-      for (int64_t key = 0; key < part.keys; key += op.block_) addKeys(part.key + key, std::min(op.block_, part.keys - key));
+      for (int64_t key = 0; key < part.keys; key += op.block_)
+        addKeys(part.key + key, std::min(op.block_, part.keys - key));
       for (int64_t head = 0; part.forQueries && head < part.heads; ++head) {
         for (int64_t query = 0; query < part.queries; query += op.block_) writeQueries(head, query);
       }
@@ -150,7 +157,8 @@ class AttentionGrad {
       for (int64_t at = 0; at < lanes; at += kWidth) differentiate(at, keys, seen == Sight::some);
       if (part.forKeys) {
         packLeftSide<true>(weights, lanes, keys, queries, packed);
-        multiplyPacked<S>(keys, op.valueFeatures_, queries, packed, doutRows, op.valueFeatures_, dv, op.valueFeatures_, true);
+        multiplyPacked<S>(keys, op.valueFeatures_, queries, packed, doutRows, op.valueFeatures_, dv, op.valueFeatures_,
+                          true);
         packLeftSide<true>(gradients, lanes, keys, queries, packed);
         multiplyPacked<S>(keys, op.features_, queries, packed, queryRows, op.features_, dk, op.features_, true);
       }
@@ -209,8 +217,8 @@ class AttentionGrad {
       const int64_t count = std::min(op.block_, part.queries - query);
       packTransposed(dqBlock(head, query), wholeVectors<S>(count), static_cast<int>(x.features), count, queryRows,
                      static_cast<int>(op.features_));
-      writeRows(op.dq_, part.batch, part.query + query, part.group * x.repeats + part.head + head, count, x.features, queryRows,
-                op.features_);
+      writeRows(op.dq_, part.batch, part.query + query, part.group * x.repeats + part.head + head, count, x.features,
+                queryRows, op.features_);
     }
   };
 

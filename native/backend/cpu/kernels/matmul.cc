@@ -1,5 +1,5 @@
-// Matrix products: blocks of the result are computed one per task, from packed panels (see gemm.h), by three ways chosen by
-// shape alone. Every block sums over all of k by itself, so that thread counts change no bits.
+// Matrix products: blocks of the result are computed one per task, from packed panels (see gemm.h), by three ways
+// chosen by shape alone. Every block sums over all of k by itself, so that thread counts change no bits.
 #include "backend/cpu/checks/matmul.h"
 
 #include "backend/cpu/gemm.h"
@@ -8,13 +8,13 @@
 namespace meshwork::MESHWORK_ISA {
 namespace {
 
-constexpr int64_t kPanelBytes = 1536;    // k of one panel, in bytes of the compute type
-constexpr int64_t kBlockRows = 384;      // rows of a packed left block: with a panel's k it fills half of a 1 MiB L2
-constexpr int64_t kDirectRows = 24;      // up to here a right side with unit stride in n is read in place
+constexpr int64_t kPanelBytes = 1536;     // k of one panel, in bytes of the compute type
+constexpr int64_t kBlockRows = 384;       // rows of a packed left block: with a panel's k it fills half of a 1 MiB L2
+constexpr int64_t kDirectRows = 24;       // up to here a right side with unit stride in n is read in place
 constexpr int64_t kDirectColumns = 4096;  // and its sums wait in the L2
-constexpr int64_t kDotRowsLimit = 16;    // up to here one with unit stride in k is multiplied by inner products,
-constexpr int64_t kDotLeastK = 256;      // if k is worth the sums over the lanes,
-constexpr int64_t kDotFewRows = 4;       // or rows are few
+constexpr int64_t kDotRowsLimit = 16;     // up to here one with unit stride in k is multiplied by inner products,
+constexpr int64_t kDotLeastK = 256;       // if k is worth the sums over the lanes,
+constexpr int64_t kDotFewRows = 4;        // or rows are few
 constexpr int64_t kDotBlockColumns = 128;
 constexpr int kWideVectors = MESHWORK_ISA_LEVEL == 2 ? 8 : 4;  // columns of a single row's tile: longer runs of memory
 
@@ -30,7 +30,8 @@ struct Finish {
 
 // d = act(alpha * sums + bias) + residual (+ d) for `count` elements of a vector; kWhole: all lanes.
 template <bool kWhole, class S, class D, class R>
-MESHWORK_INLINE void finishVector(const S* sums, const S* bias, const R* residual, D* d, int count, const Finish<S>& how) {
+MESHWORK_INLINE void finishVector(const S* sums, const S* bias, const R* residual, D* d, int count,
+                                  const Finish<S>& how) {
   auto get = [count](const auto* from) {
     if constexpr (kWhole) {
       return load(from);
@@ -161,8 +162,8 @@ class Matmul {
   }
 
   // Turns rows of sums (`ld` apart) into the result at (row, column).
-  void finishRows(const Block& at, int64_t row, int64_t rows, int64_t column, int64_t columns, const S* sums, int64_t ld,
-                  const S* bias) const {
+  void finishRows(const Block& at, int64_t row, int64_t rows, int64_t column, int64_t columns, const S* sums,
+                  int64_t ld, const S* bias) const {
     for (int64_t i = 0; i < rows; ++i) {
       const void* more = residual_ ? element(*residual_, at.batch, row + i, column) : nullptr;
       finish_(sums + i * ld, bias, more, element(call_.out[0], at.batch, row + i, column), columns, how_);
@@ -191,8 +192,8 @@ class Matmul {
     splitForThreads(batch, width);
   }
 
-  // k of one panel where the right side is read in place: so many of its rows are read side by side, each from end to end,
-  // which is what the processor's prefetching follows best.
+  // k of one panel where the right side is read in place: so many of its rows are read side by side, each from end to
+  // end, which is what the processor's prefetching follows best.
   int64_t directK() const { return m_ <= 4 ? 8 : 16; }
 
   // Halves blocks until every thread has a few. Sums run over all of k in any block: the bits stay.
@@ -309,8 +310,8 @@ class Matmul {
       const int64_t k = std::max<int64_t>(0, std::min(panelK_, k_ - k0));
       int64_t ld = 0;
       const S* rows = leftRows(at, k0, k, copied, ld);
-      dotBlock(static_cast<int>(at.rows), static_cast<int>(at.columns), k, rows, ld, right(at, k0, at.column), rightStride_,
-               panel > 0, sums, kDotBlockColumns);
+      dotBlock(static_cast<int>(at.rows), static_cast<int>(at.columns), k, rows, ld, right(at, k0, at.column),
+               rightStride_, panel > 0, sums, kDotBlockColumns);
     }
     fillBias(at.column, at.columns, bias);
     finishRows(at, at.row, at.rows, at.column, at.columns, sums, kDotBlockColumns, bias);

@@ -9,7 +9,7 @@
 namespace meshwork::MESHWORK_ISA {
 namespace {
 
-constexpr int64_t kPairs = 256;         // pairs whose sines are held at a time
+constexpr int64_t kPairs = 256;        // pairs whose sines are held at a time
 constexpr int64_t kRowsPerBlock = 16;  // (batch, position) rows of one block
 
 template <class S>
@@ -20,7 +20,8 @@ struct Rotation {
 
 // The sines of pairs [first, first + n) at a position; S is the type of the statistics.
 template <class S>
-void fillRotation(const Operand& frequencies, int64_t first, int64_t n, int32_t position, bool inverse, Rotation<S>& to) {
+void fillRotation(const Operand& frequencies, int64_t first, int64_t n, int32_t position, bool inverse,
+                  Rotation<S>& to) {
   const int64_t stride = frequencies.stride(0);
   const bool wide = frequencies.view->dtype == DType::f64;
   constexpr int lanes = kLanes<S>;
