@@ -39,13 +39,8 @@ MESHWORK_INLINE double expOne(double x) { return __builtin_exp(x); }
 
 // y[j] = f(x[j]) on vectors of the compute type. y may be x.
 template <class T, class F>
-MESHWORK_INLINE void mapRow(T* y, const T* x, int64_t n, const F& f) {
-  using A = Compute<T>;
-  constexpr int lanes = kLanes<A>;
-  int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) store(y + i, f(load(x + i)));
-  const int rest = static_cast<int>(n - i);
-  if (rest > 0) storePartial(y + i, f(loadPartial(x + i, rest)), rest);
+MESHWORK_INLINE void mapRow(T* y, const T* x, int64_t count, const F& f) {
+  forVectors<Compute<T>>(count, [&](int64_t i, int n) { storeSome(y + i, f(loadSome(x + i, n)), n); });
 }
 
 }  // namespace meshwork::MESHWORK_ISA

@@ -24,14 +24,13 @@ MESHWORK_INLINE Vec<A> loadAs(const T* x) {
   }
 }
 
-// The inverse of loadAs for results computed in A.
-template <class T, class A>
-MESHWORK_INLINE void storeAs(T* y, Vec<A> value) {
-  if constexpr (__is_same(A, T) || (__is_same(A, float) && __is_same(T, bf16))) {
-    store(y, value);
-  } else {
-    for (int i = 0; i < kLanes<A>; ++i) y[i] = narrowOne<T>(static_cast<Compute<T>>(value[i]));
-  }
+// The first n of them; zeros behind.
+template <class A, class T>
+MESHWORK_INLINE Vec<A> loadSomeAs(const T* x, int n) {
+  if (n == kLanes<A>) return loadAs<A>(x);
+  A few[kLanes<A>] = {};
+  for (int i = 0; i < n; ++i) few[i] = static_cast<A>(widenOne(x[i]));
+  return load(few);
 }
 
 struct SumOf {
@@ -74,24 +73,16 @@ class Accumulator {
   MESHWORK_INLINE void addRow(const T* x, int64_t n) {
     addRow(x, n, identity_, Same());
   }
-  // f maps vectors of A at the same place of two rows; f(0, 0) is the identity.
-  template <class T, class U, class F>
-  MESHWORK_INLINE void addRows(const T* x, const U* y, int64_t n, const F& f) {
+  // f(i, m) gives elements i to i + m as a vector: all its lanes, or fewer at the end, with the identity behind them.
+  template <class F>
+  MESHWORK_INLINE void addVectors(int64_t n, const F& f) {
+    constexpr int lanes = kLanes<A>;
     int64_t i = 0;
     for (; i + kWide <= n; i += kWide) {
-      for (int k = 0; k < kParts; ++k) {
-        const int64_t at = i + k * kLanes<A>;
-        values_[k] = Op()(values_[k], f(loadAs<A>(x + at), loadAs<A>(y + at)));
-      }
+      for (int k = 0; k < kParts; ++k) values_[k] = Op()(values_[k], f(i + k * lanes, lanes));
     }
-    if (i == n) return;
-    A few[2][kWide] = {};
-    for (int64_t j = 0; i + j < n; ++j) {
-      few[0][j] = static_cast<A>(widenOne(x[i + j]));
-      few[1][j] = static_cast<A>(widenOne(y[i + j]));
-    }
-    for (int k = 0; k < kParts; ++k) {
-      values_[k] = Op()(values_[k], f(load(few[0] + k * kLanes<A>), load(few[1] + k * kLanes<A>)));
+    for (int k = 0; i < n; ++k, i += lanes) {
+      values_[k] = Op()(values_[k], f(i, n - i < lanes ? static_cast<int>(n - i) : lanes));
     }
   }
   template <class T>

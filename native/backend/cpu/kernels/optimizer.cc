@@ -10,29 +10,12 @@ namespace {
 
 constexpr int64_t kTask = 16384;  // elements
 
-// f(i, n) handles n <= kLanes<T> elements from i; n is a constant for all but the last.
 template <class T, class F>
 void forEachVector(Pool& pool, int64_t count, const F& f) {
-  constexpr int lanes = kLanes<T>;
   pool.run((count + kTask - 1) / kTask, [&](int64_t task, int) {
-    const int64_t end = std::min(count, (task + 1) * kTask);
-    int64_t i = task * kTask;
-    for (; i + lanes <= end; i += lanes) f(i, lanes);
-    if (i < end) f(i, static_cast<int>(end - i));
+    const int64_t begin = task * kTask;
+    forVectors<T>(std::min(kTask, count - begin), [&](int64_t i, int n) { f(begin + i, n); });
   });
-}
-
-template <class T>
-MESHWORK_INLINE Vec<T> loadSome(const T* from, int n) {
-  return n == kLanes<T> ? load(from) : loadPartial(from, n);
-}
-template <class T>
-MESHWORK_INLINE void storeSome(T* to, Vec<T> value, int n) {
-  if (n == kLanes<T>) {
-    store(to, value);
-  } else {
-    storePartial(to, value, n);
-  }
 }
 
 template <class T>

@@ -67,4 +67,27 @@ inline void storeRow(Storage* y, int64_t stride, const T* x, int64_t n) {
   }
 }
 
+// A whole vector where n says so, else the first n lanes (zeros behind them).
+template <class T>
+MESHWORK_INLINE Vec<Compute<T>> loadSome(const T* from, int n) {
+  return n == kLanes<Compute<T>> ? load(from) : loadPartial(from, n);
+}
+template <class T>
+MESHWORK_INLINE void storeSome(T* to, Vec<Compute<T>> value, int n) {
+  if (n == kLanes<Compute<T>>) {
+    store(to, value);
+  } else {
+    storePartial(to, value, n);
+  }
+}
+
+// f(i, n) for every vector of A in [0, count): n is kLanes<A> for all but the last.
+template <class A, class F>
+MESHWORK_INLINE void forVectors(int64_t count, const F& f) {
+  constexpr int lanes = kLanes<A>;
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) f(i, lanes);
+  if (i < count) f(i, static_cast<int>(count - i));
+}
+
 }  // namespace meshwork::MESHWORK_ISA

@@ -1,0 +1,169 @@
+// Layer norm and RMS norm of rows, and their gradients. Statistics are summed in float64; so are the gradients of the
+// weights, in a number of row parts that depends on the dims only.
+#include <algorithm>
+
+#include "backend/cpu/checks/norm.h"
+#include "backend/cpu/kernels/lanes.h"
+#include "runtime/pool.h"
+
+namespace meshwork::MESHWORK_ISA {
+namespace {
+
+constexpr int64_t kTask = 16384;    // elements
+constexpr int64_t kMaxParts = 32;   // of the rows, in a gradient
+constexpr int64_t kRowsPerPart = 8;
+
+template <class T>
+MESHWORK_INLINE T* rowOf(const Operand& operand, int64_t row) {
+  return operand.as<T>() + row * operand.stride(0);
+}
+
+// The names of the operands, with (layer norm) and without (RMS norm) a mean.
+template <bool kCentred>
+struct Operands;
+template <>
+struct Operands<true> {
+  static constexpr int yMean = 1, yRstd = 2, dMean = 3, dRstd = 4;
+  static constexpr int eps = attr::layer_norm::eps;
+};
+template <>
+struct Operands<false> {
+  static constexpr int yMean = -1, yRstd = 1, dMean = -1, dRstd = 3;
+  static constexpr int eps = attr::rms_norm::eps;
+};
+
+// ---- forward: T is x's dtype, W the weights', S the statistics' ----
+
+template <class T, class W, bool kCentred>
+void normRow(const Call& call, int64_t row) {
+  using S = Compute<T>;
+  using At = Operands<kCentred>;
+  const int64_t width = call.in[0].dim(1);
+  const double size = static_cast<double>(std::max<int64_t>(width, 1));
+  const T* x = rowOf<T>(call.in[0], row);
+  const W* w = call.in[1].as<W>();
+  double mean = 0;
+  if constexpr (kCentred) {
+    Accumulator<double, SumOf> sum(0);
+    sum.addRow(x, width);
+    mean = sum.total() / size;
+  }
+  Accumulator<double, SumOf> squares(0);
+  squares.addRow(x, width, mean, [mean](F64 v) { return (v - mean) * (v - mean); });
+  const S rstd = static_cast<S>(1 / __builtin_sqrt(squares.total() / size + call.floatAttr(At::eps)));
+  *rowOf<S>(call.out[At::yRstd], row) = rstd;
+  T* y = rowOf<T>(call.out[0], row);
+  if constexpr (kCentred) {
+    const S centre = static_cast<S>(mean);
+    const W* b = call.in[2].as<W>();
+    *rowOf<S>(call.out[At::yMean], row) = centre;
+    forVectors<S>(width, [&](int64_t i, int n) {
+      storeSome(y + i, (loadSome(x + i, n) - centre) * rstd * loadSome(w + i, n) + loadSome(b + i, n), n);
+    });
+  } else {
+    forVectors<S>(width, [&](int64_t i, int n) { storeSome(y + i, loadSome(x + i, n) * rstd * loadSome(w + i, n), n); });
+  }
+}
+
+template <class T, class W, bool kCentred>
+void norm(const Call& call) {
+  const int64_t rows = call.in[0].dim(0), width = std::max<int64_t>(1, call.in[0].dim(1));
+  const int64_t perTask = std::max<int64_t>(1, kTask / width);
+  call.pool->run((rows + perTask - 1) / perTask, [&](int64_t task, int) {
+    const int64_t end = std::min(rows, (task + 1) * perTask);
+    for (int64_t row = task * perTask; row < end; ++row) normRow<T, W, kCentred>(call, row);
+  });
+}
+
+// ---- backward ----
+
+// Adds a row's part of dw and db, and writes its dx. With h = (x - mean) rstd and g = dy w:
+// dx = rstd (g - mean(g) - h mean(g h)), without mean(g) where nothing was centred.
+template <class T, class W, bool kCentred>
+void normGradRow(const Call& call, int64_t row, double* dw, double* db) {
+  using S = Compute<T>;
+  using At = Operands<kCentred>;
+  const int64_t width = call.in[1].dim(1);
+  const double size = static_cast<double>(width);
+  const T *dy = rowOf<T>(call.in[0], row), *x = rowOf<T>(call.in[1], row);
+  const W* w = call.in[2].as<W>();
+  const S rstd = *rowOf<S>(call.in[At::dRstd], row);
+  S mean = 0;
+  if constexpr (kCentred) mean = *rowOf<S>(call.in[At::dMean], row);
+  const double centre = static_cast<double>(mean), scale = static_cast<double>(rstd);
+  Accumulator<double, SumOf> sumG(0), sumGh(0);
+  if constexpr (kCentred) {
+    sumG.addVectors(width, [&](int64_t i, int n) { return loadSomeAs<double>(dy + i, n) * loadSomeAs<double>(w + i, n); });
+  }
+  sumGh.addVectors(width, [&](int64_t i, int n) {
+    const F64 d = loadSomeAs<double>(dy + i, n), h = (loadSomeAs<double>(x + i, n) - centre) * scale;
+    const F64 dh = d * h;
+    if (n == kLanes<double>) {
+      store(dw + i, load(dw + i) + dh);
+      if constexpr (kCentred) store(db + i, load(db + i) + d);
+    } else {
+      for (int k = 0; k < n; ++k) dw[i + k] += dh[k];
+      for (int k = 0; kCentred && k < n; ++k) db[i + k] += d[k];
+    }
+    return dh * loadSomeAs<double>(w + i, n);
+  });
+  const S meanG = static_cast<S>(sumG.total() / size), meanGh = static_cast<S>(sumGh.total() / size);
+  T* dx = rowOf<T>(call.out[0], row);
+  forVectors<S>(width, [&](int64_t i, int n) {
+    const Vec<S> g = loadSome(dy + i, n) * loadSome(w + i, n), h = (loadSome(x + i, n) - mean) * rstd;
+    storeSome(dx + i, rstd * (kCentred ? g - meanG - h * meanGh : g - h * meanGh), n);
+  });
+}
+
+template <class T, class W, bool kCentred>
+void normGrad(const Call& call) {
+  using S = Compute<T>;
+  const int64_t rows = call.in[1].dim(0), width = call.in[1].dim(1);
+  if (width == 0) return;
+  constexpr int64_t arrays = kCentred ? 2 : 1;
+  const int64_t bytes = arrays * width * static_cast<int64_t>(sizeof(double));
+  // The check holds the width so that one part fits.
+  const int64_t parts = std::max<int64_t>(
+      1, std::min({kMaxParts, rows / kRowsPerPart, static_cast<int64_t>(Pool::kWorkspaceBytes) / bytes}));
+  double* sums = reinterpret_cast<double*>(call.pool->workspace(0));
+  call.pool->run(parts, [&](int64_t part, int) {
+    double* dw = sums + part * arrays * width;
+    std::memset(dw, 0, static_cast<size_t>(bytes));
+    for (int64_t row = rows * part / parts; row < rows * (part + 1) / parts; ++row) {
+      normGradRow<T, W, kCentred>(call, row, dw, dw + width);
+    }
+  });
+  for (int64_t a = 0; a < arrays; ++a) {
+    S* out = call.out[1 + a].as<S>();
+    for (int64_t j = 0; j < width; ++j) {
+      double total = sums[a * width + j];
+      for (int64_t part = 1; part < parts; ++part) total += sums[(part * arrays + a) * width + j];
+      out[j] = static_cast<S>(total);
+    }
+  }
+}
+
+// ---- dtypes ----
+
+template <bool kCentred>
+void runNorm(const Call& call) {
+  const DType x = call.in[0].view->dtype, w = call.in[1].view->dtype;
+  if (x == DType::f64) return norm<double, double, kCentred>(call);
+  if (x == DType::f32) return norm<float, float, kCentred>(call);
+  return w == DType::bf16 ? norm<bf16, bf16, kCentred>(call) : norm<bf16, float, kCentred>(call);
+}
+
+template <bool kCentred>
+void runNormGrad(const Call& call) {
+  const DType x = call.in[1].view->dtype, w = call.in[2].view->dtype;
+  if (x == DType::f64) return normGrad<double, double, kCentred>(call);
+  if (x == DType::f32) return normGrad<float, float, kCentred>(call);
+  return w == DType::bf16 ? normGrad<bf16, bf16, kCentred>(call) : normGrad<bf16, float, kCentred>(call);
+}
+
+}  // namespace
+}  // namespace meshwork::MESHWORK_ISA
+
+MESHWORK_KERNELS(norm, {Op::layer_norm, checkLayerNorm, runNorm<true>},
+                 {Op::layer_norm_grad, checkLayerNormGrad, runNormGrad<true>}, {Op::rms_norm, checkRmsNorm, runNorm<false>},
+                 {Op::rms_norm_grad, checkRmsNormGrad, runNormGrad<false>})
