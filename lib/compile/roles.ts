@@ -444,7 +444,7 @@ function stageActions(role: Role, layout: MeshLayout, rank: number, planned: rea
 }
 
 /** Evaluates table entries for one device. */
-function deviceTable(layout: MeshLayout, rank: number): DeviceTable {
+export function deviceTable(layout: MeshLayout, rank: number): DeviceTable {
   return {
     words(entry, microbatch) {
       const place = layout.place(rank, microbatch);
