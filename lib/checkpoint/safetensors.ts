@@ -173,7 +173,9 @@ export class Weights implements Disposable {
   static async open(fileOrFolder: string): Promise<Weights> {
     if (fileOrFolder.endsWith(".safetensors")) return new Weights([new SafetensorsFile(fileOrFolder, true)]);
     const found = await findWeights(fileOrFolder);
-    if (found === undefined) throw await noWeights(fileOrFolder);
+    if (found === undefined) {
+      throw checkpointError(fileOrFolder, `no weights: neither ${SINGLE} nor ${INDEX} is there`);
+    }
     if (!found.endsWith(".json")) return new Weights([new SafetensorsFile(found, true)]);
     return new Weights(await openShards(found));
   }
@@ -219,22 +221,21 @@ function exists(file: string): Promise<boolean> {
   );
 }
 
-/** The file that holds or lists a folder's weights; undefined where there are none. */
+/**
+ * The file that holds or lists a folder's weights; undefined where there are none.
+ * @throws {CheckpointError} where there are only weights in a format that can run code.
+ */
 export async function findWeights(folder: string): Promise<string | undefined> {
   for (const name of [SINGLE, INDEX]) {
     const file = path.join(folder, name);
     if (await exists(file)) return file;
   }
-  return undefined;
-}
-
-async function noWeights(folder: string): Promise<CheckpointError> {
   for (const name of PICKLED) {
     if (await exists(path.join(folder, name))) {
-      return checkpointError(folder, `only ${name} is there, which can run code; convert it to ${SINGLE}`);
+      throw checkpointError(folder, `only ${name} is there, which can run code; convert it to ${SINGLE}`);
     }
   }
-  return checkpointError(folder, `no weights: neither ${SINGLE} nor ${INDEX} is there`);
+  return undefined;
 }
 
 async function openShards(index: string): Promise<SafetensorsFile[]> {

@@ -2,6 +2,7 @@
 import { DTypeError, ShapeError } from "../core/errors.ts";
 import { shapeText } from "../core/shape.ts";
 import { crossEntropy } from "../tensor/functions.ts";
+import type { Parameter } from "../tensor/parameter.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { LossTerm } from "../train/trace.ts";
 import type { ConfigJson, ModelConfig } from "./config.ts";
@@ -20,8 +21,8 @@ export interface PipelineBlock {
 export interface ModelSource {
   /** config.json as it stood. */
   readonly json: ConfigJson;
-  /** What stood before each weight's name in the files: "" or "transformer.". */
-  readonly prefix: string;
+  /** The weights' names in its files. */
+  readonly names: ReadonlyMap<Parameter, string>;
 }
 
 /** Gives logits of the next token at every position. */

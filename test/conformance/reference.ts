@@ -1,6 +1,6 @@
 // The oracle of every op: naive float64 evaluation in plain TypeScript, written from the definitions.
 import { ProgramError } from "../../lib/core/errors.ts";
-import { sizeOf } from "../../lib/core/shape.ts";
+import { rowMajorStrides, type Shape, sizeOf } from "../../lib/core/shape.ts";
 import type { Params, TensorType } from "../../lib/ir/graph.ts";
 import { parseEquation } from "../../lib/ops/contraction.ts";
 import type { ElementStep } from "../../lib/ops/expression.ts";
@@ -121,18 +121,28 @@ function softmaxGrad({ inputs }: Evaluation<unknown>): Dense[] {
 
 function einsum({ inputs, outputs, params }: Evaluation<OpParams["einsum"]>): Dense[] {
   const { a, b, out } = parseEquation(params.equation);
-  const labels = [...new Set([...a, ...b])];
-  const sizes = labels.map((label) => {
-    const i = a.indexOf(label);
-    return i >= 0 ? inputs[0]!.shape[i]! : inputs[1]!.shape[b.indexOf(label)]!;
-  });
-  const sums = new Map<string, number>();
-  for (const index of indices(sizes)) {
-    const pick = (names: readonly string[]): number[] => names.map((label) => index[labels.indexOf(label)]!);
-    const key = pick(out).join();
-    sums.set(key, (sums.get(key) ?? 0) + at(inputs[0]!, pick(a)) * at(inputs[1]!, pick(b)));
-  }
-  return [build(outputs[0]!.dtype, outputs[0]!.shape, (index) => sums.get(index.join()) ?? 0)];
+  const [x, y, type] = [inputs[0]!, inputs[1]!, outputs[0]!];
+  const labels = [...out, ...a.filter((label) => !out.includes(label))];
+  const sizes = labels.map((label) => (a.includes(label) ? x.shape[a.indexOf(label)]! : y.shape[b.indexOf(label)]!));
+  const stridesOf = (names: readonly string[], shape: Shape): number[] =>
+    labels.map((label) => (names.includes(label) ? rowMajorStrides(shape)[names.indexOf(label)]! : 0));
+  const steps = [stridesOf(a, x.shape), stridesOf(b, y.shape), stridesOf(out, type.shape)] as const;
+  const sums = new Array<number>(sizeOf(type.shape)).fill(0);
+  const add = (d: number, i: number, j: number, k: number): void => {
+    if (d === labels.length) {
+      sums[k]! += x.data[i]! * y.data[j]!;
+      return;
+    }
+    for (let n = 0; n < sizes[d]!; n++) add(d + 1, i + n * steps[0][d]!, j + n * steps[1][d]!, k + n * steps[2][d]!);
+  };
+  add(0, 0, 0, 0);
+  return [
+    dense(
+      type.dtype,
+      type.shape,
+      sums.map((sum) => roundTo(type.dtype, sum)),
+    ),
+  ];
 }
 
 function pad({ inputs, outputs, params: { dim, before, value } }: Evaluation<OpParams["pad"]>): Dense[] {

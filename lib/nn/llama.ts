@@ -1,0 +1,159 @@
+// Llama (Touvron et al. 2023) and Mistral. Dims: b samples, t tokens, w width, g key-value groups, r query heads of a group,
+// d head width, f inner width, v vocabulary.
+import { ConfigError } from "../core/errors.ts";
+import { iota, rope } from "../tensor/functions.ts";
+import type { Initial } from "../tensor/parameter.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { attendCausally } from "./attend.ts";
+import type { LlamaConfig } from "./config.ts";
+import { LanguageModel, type PipelineBlock, attentionCost } from "./language-model.ts";
+import { activate, Dropout, Embedding, Projection, RMSNorm } from "./layers.ts";
+import { Module, nameModules } from "./module.ts";
+import { inverseFrequencies } from "./rotary.ts";
+
+function fresh(config: LlamaConfig): Initial {
+  return { kind: "normal", std: config.initializerRange };
+}
+
+class Attention extends Module {
+  readonly q_proj: Projection;
+  readonly k_proj: Projection;
+  readonly v_proj: Projection;
+  readonly o_proj: Projection;
+  readonly dropout: Dropout;
+  readonly #config: LlamaConfig;
+
+  constructor(config: LlamaConfig) {
+    super();
+    this.#config = config;
+    const { width, heads, kvHeads, headDim } = config;
+    const common = {
+      sizes: { w: width, g: kvHeads, r: heads / kvHeads, d: headDim },
+      split: { g: "tp" },
+      bias: config.attentionBias,
+      initial: fresh(config),
+    };
+    const keys = { ...common, dims: "g d w", over: "w", stored: [kvHeads * headDim, width] };
+    this.q_proj = new Projection({ ...common, dims: "g r d w", over: "w", stored: [heads * headDim, width] });
+    this.k_proj = new Projection(keys);
+    this.v_proj = new Projection(keys);
+    this.o_proj = new Projection({ ...common, dims: "w g r d", over: "g r d", stored: [width, heads * headDim] });
+    this.dropout = new Dropout(config.attentionDropout);
+  }
+
+  forward(x: Tensor): Tensor {
+    const [b, t] = x.shape as readonly [number, number, number];
+    const positions = iota(x.context, [t]).broadcastTo([b, t]);
+    const frequencies = inverseFrequencies(x.context, this.#config);
+    const q = rope(this.q_proj.call(x), positions, frequencies);
+    const k = rope(this.k_proj.call(x), positions, frequencies);
+    return this.o_proj.call(attendCausally(q, k, this.v_proj.call(x), this.dropout));
+  }
+}
+
+/** Gated feed-forward (Shazeer 2020). */
+class MLP extends Module {
+  readonly gate_proj: Projection;
+  readonly up_proj: Projection;
+  readonly down_proj: Projection;
+  readonly #activation: LlamaConfig["activation"];
+
+  constructor(config: LlamaConfig) {
+    super();
+    const common = {
+      sizes: { w: config.width, f: config.innerWidth },
+      split: { f: "tp" },
+      bias: config.mlpBias,
+      initial: fresh(config),
+    };
+    this.gate_proj = new Projection({ ...common, dims: "f w", over: "w" });
+    this.up_proj = new Projection({ ...common, dims: "f w", over: "w" });
+    this.down_proj = new Projection({ ...common, dims: "w f", over: "f" });
+    this.#activation = config.activation;
+  }
+
+  forward(x: Tensor): Tensor {
+    const gate = activate(this.gate_proj.call(x), this.#activation);
+    return this.down_proj.call(gate.mul(this.up_proj.call(x)));
+  }
+}
+
+class Layer extends Module {
+  readonly input_layernorm: RMSNorm;
+  readonly self_attn: Attention;
+  readonly post_attention_layernorm: RMSNorm;
+  readonly mlp: MLP;
+
+  constructor(config: LlamaConfig) {
+    super();
+    this.input_layernorm = new RMSNorm(config.width, config.rmsNormEps);
+    this.self_attn = new Attention(config);
+    this.post_attention_layernorm = new RMSNorm(config.width, config.rmsNormEps);
+    this.mlp = new MLP(config);
+  }
+
+  forward(x: Tensor): Tensor {
+    const attended = x.add(this.self_attn.call(this.input_layernorm.call(x)));
+    return attended.add(this.mlp.call(this.post_attention_layernorm.call(attended)));
+  }
+}
+
+/** The model below its head. */
+class Trunk extends Module {
+  readonly embed_tokens: Embedding;
+  readonly layers: readonly Layer[];
+  readonly norm: RMSNorm;
+
+  constructor(config: LlamaConfig) {
+    super();
+    this.embed_tokens = new Embedding(config.vocabSize, config.width, fresh(config), "tp");
+    this.layers = Array.from({ length: config.layers }, () => new Layer(config));
+    this.norm = new RMSNorm(config.width, config.rmsNormEps);
+  }
+
+  forward(ids: Tensor): Tensor {
+    let x = this.embed_tokens.call(ids);
+    for (const layer of this.layers) x = layer.call(x);
+    return this.norm.call(x);
+  }
+}
+
+/** Llama: RMSNorm, rotary positions, grouped-query attention, gated feed-forward. Paths are Hugging Face's weight names. */
+export class Llama extends LanguageModel {
+  readonly config: LlamaConfig;
+  readonly model: Trunk;
+  readonly lm_head: Projection;
+
+  constructor(config: LlamaConfig) {
+    super();
+    if (config.experts) throw new ConfigError(`${config.architecture}: layers of experts are not supported`);
+    this.config = config;
+    this.model = new Trunk(config);
+    this.lm_head = new Projection({
+      dims: "v w",
+      over: "w",
+      sizes: { v: config.vocabSize, w: config.width },
+      split: { v: "tp" },
+      initial: fresh(config),
+      ...(config.tieWordEmbeddings ? { weight: this.model.embed_tokens.weight } : {}),
+    });
+    nameModules(this);
+  }
+
+  override forward(ids: Tensor): Tensor {
+    this.expectTokens(ids);
+    return this.lm_head.call(this.model.call(ids));
+  }
+
+  override pipelineBlocks(sequenceLength = this.config.maxPositions): PipelineBlock[] {
+    const { width, heads, kvHeads, headDim, innerWidth, vocabSize } = this.config;
+    const projections = 2 * width * headDim * (heads + kvHeads) + 3 * width * innerWidth;
+    const layer = projections + attentionCost(heads, headDim, sequenceLength);
+    return [
+      { path: this.model.embed_tokens.path, cost: width },
+      ...this.model.layers.map(({ path }) => ({ path, cost: layer })),
+      { path: this.model.norm.path, cost: width },
+      { path: this.lm_head.path, cost: vocabSize * width },
+    ];
+  }
+}
