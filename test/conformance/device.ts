@@ -16,7 +16,7 @@ import type { Engine } from "../../lib/runtime/engine.ts";
 import { type Dense, dense, narrow } from "./dense.ts";
 import type { Feeds } from "./evaluate.ts";
 
-/** Spec of each fed value, by name; those that are missing are whole everywhere. */
+/** Spec of each fed value and output, by name; those that are missing are whole everywhere. */
 export type Specs = ReadonlyMap<string, ValueSpec>;
 
 function nameOf(node: Node): string {
@@ -24,7 +24,7 @@ function nameOf(node: Node): string {
 }
 
 /** The part of a fed value that a device holds. */
-function localPart(x: Dense, spec: ValueSpec, layout: MeshLayout, rank: number): Dense {
+export function localPart(x: Dense, spec: ValueSpec, layout: MeshLayout, rank: number): Dense {
   return spec.dims.reduce((y, axes, d) => {
     if (axes.length === 0) return y;
     const { start, stop } = shardInterval(x.shape[d]!, axes, layout.sizes, layout.place(rank));
@@ -36,6 +36,8 @@ function localPart(x: Dense, spec: ValueSpec, layout: MeshLayout, rank: number):
 interface DeviceProgram {
   readonly words: Int32Array;
   readonly bound: readonly Dense[];
+  /** Local shapes of the outputs. */
+  readonly shapes: readonly (readonly number[])[];
 }
 
 interface Staging {
@@ -68,22 +70,24 @@ function compileFor(graph: Graph, feeds: Feeds, layout: MeshLayout, rank: number
   };
   const viewOf = program.lower({ graph, place: layout.place(rank), segmentOf: () => segment, source });
   const actions: Action[] = [{ kind: "run", segment, slot: 0, microbatch: 0 }];
-  graph.outputs.forEach(({ value }, i) => {
+  const shapes = graph.outputs.map(({ value }, i) => {
     const view = viewOf(value, segment);
     const whole = program.allocate(view.dtype, view.dims, "step");
     program.copy(segment, view, whole, "");
     const bytes = sizeOf(view.dims) * dtypeSize(view.dtype);
     const stagingOffset = staging.offsets[rank * graph.outputs.length + i]!;
     if (bytes > 0) actions.push({ kind: "fetch", stagingOffset, view: whole, bytes });
+    return view.dims;
   });
   const sizes = bound.map((x) => x.data.length * dtypeSize(x.dtype));
   const code = encodeSegments(program, planMemory(program, 1), sizes);
-  return { words: encodeProgram(code, actions, deviceTable(layout, rank), 1), bound };
+  return { words: encodeProgram(code, actions, deviceTable(layout, rank), 1), bound, shapes };
 }
 
 /**
- * Runs the graph on all devices of the engine (one for each rank of the layout) with fed values split as `specs` say, `times`
- * times. Returns each device's outputs, whole, in the graph's order. Throws when two runs differ in a bit.
+ * Runs the graph on all devices of the engine (one for each rank of the layout) with fed values and outputs split as `specs`
+ * say (by name; whole where they say nothing), `times` times. Returns each device's outputs, in the graph's order. Throws when
+ * two runs differ in a bit.
  */
 export async function runOnDevices(
   engine: Engine,
@@ -96,7 +100,7 @@ export async function runOnDevices(
   const specOf = (node: Node): ValueSpec =>
     specs.get(nameOf(node)) ?? replicated(feeds.get(nameOf(node))!.shape.length);
   const rankOf = new Map(graph.outputs.map(({ name, value }) => [name, graph.values[value]!.type.shape.length]));
-  const outputSpec = (name: string): ValueSpec => replicated(rankOf.get(name)!);
+  const outputSpec = (name: string): ValueSpec => specs.get(name) ?? replicated(rankOf.get(name)!);
   const sharded = shard(graph, { sizes: layout.sizes, sourceSpec: specOf, outputSpec });
   verify(sharded, getOp);
   const staging = stagingOf(graph, layout.devices);
@@ -126,9 +130,10 @@ export async function runOnDevices(
     first = bytes.slice();
   }
   for (const list of buffers) for (const buffer of list) engine.free(buffer);
-  return programs.map((_, r) =>
+  return programs.map(({ shapes }, r) =>
     graph.outputs.map(({ value }, i) => {
-      const { dtype, shape } = graph.values[value]!.type;
+      const { dtype } = graph.values[value]!.type;
+      const shape = shapes[i]!;
       const offset = staging.offsets[r * graph.outputs.length + i]!;
       return dense(
         dtype,
