@@ -102,9 +102,20 @@ export async function runOnDevices(
   const rankOf = new Map(graph.outputs.map(({ name, value }) => [name, graph.values[value]!.type.shape.length]));
   const outputSpec = (name: string): ValueSpec => specs.get(name) ?? replicated(rankOf.get(name)!);
   const sharded = shard(graph, { sizes: layout.sizes, sourceSpec: specOf, outputSpec });
-  verify(sharded, getOp);
+  return runSharded(engine, layout, sharded, feeds, times);
+}
+
+/** The same for a graph whose values have specs already. A fed partial value is given whole to every device. */
+export async function runSharded(
+  engine: Engine,
+  layout: MeshLayout,
+  graph: Graph,
+  feeds: Feeds,
+  times = 1,
+): Promise<Dense[][]> {
+  verify(graph, getOp);
   const staging = stagingOf(graph, layout.devices);
-  const programs = Array.from({ length: layout.devices }, (_, r) => compileFor(sharded, feeds, layout, r, staging));
+  const programs = Array.from({ length: layout.devices }, (_, r) => compileFor(graph, feeds, layout, r, staging));
   const buffers = programs.map(({ bound }, r) =>
     bound.map((x) => engine.allocate(r, x.data.length * dtypeSize(x.dtype))),
   );
