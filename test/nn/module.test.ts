@@ -115,7 +115,7 @@ describe("a projection", () => {
 });
 
 describe("dropout", () => {
-  const site = (result: Tensor): unknown => reachable([result.sym]).findLast((n) => n.op === "random")?.params["site"];
+  const site = (result: Tensor): unknown => reachable([result.sym]).findLast((n) => n.op === "random")?.params.site;
 
   it("is nothing at probability 0 and in evaluation", () => {
     const x = input(trace(), [2, 3]);
@@ -136,7 +136,7 @@ describe("dropout", () => {
       const [first, second] = model.call(input(trace(), [2, 3]));
       assert.deepEqual([site(first), site(second)], [siteHash("drop#0"), siteHash("drop#1")]);
       const names = reachable([first.sym]).filter((n) => n.op === "input");
-      assert.deepEqual(names.map((n) => n.params["name"]).sort(), ["$key", "$samples", "x"]);
+      assert.deepEqual(names.map((n) => n.params.name).sort(), ["$key", "$samples", "x"]);
     }
   });
 });

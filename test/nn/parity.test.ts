@@ -56,9 +56,9 @@ function logitsOf(model: LanguageModel, prompt: readonly number[]): readonly num
 function lossAndNorm(model: LanguageModel, batch: Readonly<Record<string, Dense>>): [number, number] {
   const context = newContext();
   const { builder } = context;
-  const shape = batch["inputs"]!.shape;
+  const shape = batch.inputs!.shape;
   const terms = model.loss(tokens(context, "inputs", shape), tokens(context, "targets", shape));
-  const { sum, count } = terms["loss"]!;
+  const { sum, count } = terms.loss!;
   const mean = sum.div(count);
   const reads = reachable([mean.sym]).filter((n) => n.op === "parameter");
   const grads = gradients(
@@ -70,7 +70,7 @@ function lossAndNorm(model: LanguageModel, batch: Readonly<Record<string, Dense>
   // A tied parameter is read twice; its gradient is the sum.
   const totals = new Map<string, Tensor>();
   reads.forEach((n, i) => {
-    const id = n.params["id"] as string;
+    const id = n.params.id as string;
     const part = mean.wrap(grads[i]!);
     totals.set(id, totals.get(id)?.add(part) ?? part);
   });
