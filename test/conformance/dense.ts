@@ -36,7 +36,7 @@ export function full(dtype: DType, shape: Shape, value: number): Dense {
   return dense(dtype, shape, new Array<number>(sizeOf(shape)).fill(value));
 }
 
-/** Every index of a shape in row-major order. */
+/** Every index of a shape in row-major order: one array, moved on at each step. */
 export function* indices(shape: Shape): Generator<readonly number[]> {
   const size = sizeOf(shape);
   const index = new Array<number>(shape.length).fill(0);

@@ -87,7 +87,7 @@ function compileFor(graph: Graph, feeds: Feeds, layout: MeshLayout, rank: number
 /**
  * Runs the graph on all devices of the engine (one for each rank of the layout) with fed values and outputs split as `specs`
  * say (by name; whole where they say nothing), `times` times. Returns each device's outputs, in the graph's order. Throws when
- * two runs differ in a bit.
+ * two runs differ in a bit. `after` is a pass that follows sharding.
  */
 export async function runOnDevices(
   engine: Engine,
@@ -96,13 +96,14 @@ export async function runOnDevices(
   feeds: Feeds,
   specs: Specs = new Map(),
   times = 1,
+  after: (sharded: Graph) => Graph = (sharded) => sharded,
 ): Promise<Dense[][]> {
   const specOf = (node: Node): ValueSpec =>
     specs.get(nameOf(node)) ?? replicated(feeds.get(nameOf(node))!.shape.length);
   const rankOf = new Map(graph.outputs.map(({ name, value }) => [name, graph.values[value]!.type.shape.length]));
   const outputSpec = (name: string): ValueSpec => specs.get(name) ?? replicated(rankOf.get(name)!);
   const sharded = shard(graph, { sizes: layout.sizes, sourceSpec: specOf, outputSpec });
-  return runSharded(engine, layout, sharded, feeds, times);
+  return runSharded(engine, layout, after(sharded), feeds, times);
 }
 
 /** The same for a graph whose values have specs already. A fed partial value is given whole to every device. */
