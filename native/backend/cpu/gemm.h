@@ -69,10 +69,11 @@ MESHWORK_INLINE MicroKernel<S, B> findMicroKernel(int rows) {
 }
 
 // c[i][j] (+)= sum over p < k of a b for m rows and n columns, n a multiple of kLanes<S>. a: packed, panel after panel
-// of kTileRows rows. b: rows `ldb` apart, or for ldb = 0 packed, panel after panel of kTileColumns<S> columns (the last
-// may be one vector wide).
+// of kTileRows rows and `packedK` steps, of which the first k are used. b: rows `ldb` apart, or for ldb = 0 packed,
+// panel after panel of kTileColumns<S> columns (the last may be one vector wide).
 template <class S>
-void multiplyPacked(int64_t m, int64_t n, int64_t k, const S* a, const S* b, int64_t ldb, S* c, int64_t ldc, bool add) {
+void multiplyPacked(int64_t m, int64_t n, int64_t k, const S* a, int64_t packedK, const S* b, int64_t ldb, S* c,
+                    int64_t ldc, bool add) {
   constexpr int lanes = kLanes<S>;
   for (int64_t j = 0; j < n;) {
     const bool whole = j + kTileColumns<S> <= n;
@@ -82,7 +83,7 @@ void multiplyPacked(int64_t m, int64_t n, int64_t k, const S* a, const S* b, int
       const int rows = static_cast<int>(std::min<int64_t>(kTileRows, m - i));
       const auto kernel = whole ? findMicroKernel<kTileVectors, S, S>(rows) : findMicroKernel<1, S, S>(rows);
       S* tile = c + i * ldc + j;
-      kernel(k, a + i * k, right, ldb ? ldb : width, add ? tile : nullptr, ldc, tile, ldc);
+      kernel(k, a + i * packedK, right, ldb ? ldb : width, add ? tile : nullptr, ldc, tile, ldc);
     }
     j += width;
   }

@@ -125,11 +125,18 @@ class Attention {
       keyIndices.read(x.positionsK, x.segmentsK, rows.batch, first, count);
       const Sight seen = sight(queryIndices, keyIndices, x.causal);
       if (seen == Sight::none) return;
+      const bool masked = seen == Sight::some, trimmed = masked && x.causal;
+      if (trimmed) count = keyLimit(keyIndices, count, queryIndices.mostPosition);
       packLeftSide<true>(op.key(rows, first), x.k.stride(1), count, x.features, keys);
-      multiplyPacked<S>(count, lanes, x.features, keys, queries, 0, scores, lanes, false);
-      for (int64_t at = 0; at < lanes; at += kWidth) softmax(at, count, seen == Sight::some);
       packLeftSide<false>(op.value(rows, first), x.v.stride(1), x.valueFeatures, count, values);
-      multiplyPacked<S>(x.valueFeatures, lanes, count, values, scores, lanes, sums, lanes, true);
+      for (int64_t at = 0; at < lanes; at += kTileColumns<S>) {
+        const int64_t width = std::min<int64_t>(kTileColumns<S>, lanes - at);
+        const int64_t limit = trimmed ? keyLimit(keyIndices, count, lastPosition(queryIndices, at, width)) : count;
+        multiplyPacked<S>(limit, width, x.features, keys, x.features, queries + at * x.features, 0, scores + at, lanes,
+                          false);
+        for (int64_t v = at; v < at + width; v += kWidth) softmax(v, limit, masked);
+        multiplyPacked<S>(x.valueFeatures, width, limit, values, count, scores + at, lanes, sums + at, lanes, true);
+      }
     }
 
     // Scores of one vector of rows become probabilities relative to the new maximum; earlier sums follow it.

@@ -126,6 +126,21 @@ MESHWORK_INLINE auto visible(const Indices<S>& queries, int64_t at, const Indice
   return seen;
 }
 
+// How many of the first `count` keys a causal mask leaves to queries up to `position`: whole panels of a packed left
+// side.
+template <class S>
+int64_t keyLimit(const Indices<S>& keys, int64_t count, typename Indices<S>::Int position) {
+  int64_t limit = count;
+  while (limit > 0 && keys.position[limit - 1] > position) --limit;
+  return std::min(count, attentionCeilDiv(limit, kTileRows) * kTileRows);
+}
+
+// The last position among `count` queries from lane `at` on.
+template <class S>
+typename Indices<S>::Int lastPosition(const Indices<S>& queries, int64_t at, int64_t count) {
+  return *std::max_element(queries.position + at, queries.position + at + count);
+}
+
 // Copies `count` rows as S, `width` apart, with zeros from `features` to `width` (whole vectors).
 template <class T, class S>
 void copyRows(const T* from, int64_t stride, int64_t count, int64_t features, S* to, int64_t width) {

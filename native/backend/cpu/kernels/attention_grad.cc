@@ -20,6 +20,7 @@ template <class T, class S = Compute<T>>
 class AttentionGrad {
   using V = Vec<S>;
   static constexpr int kWidth = kLanes<S>;
+  static constexpr int64_t kMostPanels = 128 / kTileColumns<S>;  // of queries in a block
 
  public:
   explicit AttentionGrad(const Call& call)
@@ -152,18 +153,49 @@ class AttentionGrad {
       const Sight seen = sight(queryIndices, keyIndices, x.causal);
       if (seen == Sight::none) return;
       loadQueries(head, query, count);
-      multiplyPacked<S>(keys, lanes, x.features, keysLeft, queriesRight, 0, weights, lanes, false);
-      multiplyPacked<S>(keys, lanes, x.valueFeatures, valuesLeft, doutRight, 0, gradients, lanes, false);
-      for (int64_t at = 0; at < lanes; at += kWidth) differentiate(at, keys, seen == Sight::some);
-      if (part.forKeys) {
-        packLeftSide<true>(weights, lanes, keys, queries, packed);
-        multiplyPacked<S>(keys, op.valueFeatures_, queries, packed, doutRows, op.valueFeatures_, dv, op.valueFeatures_,
-                          true);
-        packLeftSide<true>(gradients, lanes, keys, queries, packed);
-        multiplyPacked<S>(keys, op.features_, queries, packed, queryRows, op.features_, dk, op.features_, true);
+      const bool masked = seen == Sight::some, trimmed = masked && x.causal;
+      S* gradient = part.forQueries ? dqBlock(head, query) : nullptr;
+      int64_t limits[kMostPanels];
+      for (int64_t at = 0; at < lanes; at += kTileColumns<S>) {
+        const int64_t width = std::min<int64_t>(kTileColumns<S>, lanes - at);
+        const int64_t last = std::min(width, queries - at);
+        const int64_t limit = trimmed ? keyLimit(keyIndices, keys, lastPosition(queryIndices, at, last)) : keys;
+        limits[at / kTileColumns<S>] = limit;
+        differentiatePanel(at, width, keys, limit, masked);
+        if (gradient) {
+          multiplyPacked<S>(x.features, width, limit, keysAcross, keys, gradients + at, lanes, gradient + at, lanes,
+                            true);
+        }
       }
-      if (part.forQueries) {
-        multiplyPacked<S>(x.features, lanes, keys, keysAcross, gradients, lanes, dqBlock(head, query), lanes, true);
+      if (!part.forKeys) return;
+      addToKeys(keys, limits, weights, doutRows, dv, op.valueFeatures_);
+      addToKeys(keys, limits, gradients, queryRows, dk, op.features_);
+    }
+
+    // P and dS of one panel of queries with all keys; beyond `limit` keys they are zero.
+    void differentiatePanel(int64_t at, int64_t width, int64_t keys, int64_t limit, bool masked) {
+      multiplyPacked<S>(limit, width, x.features, keysLeft, x.features, queriesRight + at * x.features, 0, weights + at,
+                        lanes, false);
+      multiplyPacked<S>(limit, width, x.valueFeatures, valuesLeft, x.valueFeatures, doutRight + at * x.valueFeatures, 0,
+                        gradients + at, lanes, false);
+      for (int64_t v = at; v < at + width; v += kWidth) differentiate(v, limit, masked);
+      for (int64_t key = limit; part.forKeys && key < keys; ++key) {
+        std::fill(weights + key * lanes + at, weights + key * lanes + at + width, S{0});
+        std::fill(gradients + key * lanes + at, gradients + key * lanes + at + width, S{0});
+      }
+    }
+
+    // to[key][...] += sum over queries of left[key][query] * rows[query][...], from the first panel of queries that
+    // sees any of a panel of keys.
+    void addToKeys(int64_t keys, const int64_t* limits, const S* left, const S* rows, S* to, int64_t width) {
+      packLeftSide<true>(left, lanes, keys, queries, packed);
+      for (int64_t key = 0; key < keys; key += kTileRows) {
+        const int64_t count = std::min<int64_t>(kTileRows, keys - key);
+        int64_t first = 0;
+        while (first < queries && limits[first / kTileColumns<S>] <= key) first += kTileColumns<S>;
+        if (first >= queries) continue;
+        multiplyPacked<S>(count, width, queries - first, packed + key * queries + first * count, queries,
+                          rows + first * width, width, to + key * width, width, true);
       }
     }
 
