@@ -1,0 +1,201 @@
+// Counter-based random numbers, Philox4x32-10: element i of the global tensor is lane i % 4 of counter i / 4, wherever it
+// is computed. Numbers are made in batches of whole vectors, in plain arithmetic: same bits on every instruction set.
+#include <algorithm>
+
+#include "backend/cpu/checks/random.h"
+#include "backend/cpu/kernels/rows.h"
+#include "backend/cpu/philox.h"
+#include "runtime/pool.h"
+
+namespace meshwork::MESHWORK_ISA {
+namespace {
+
+constexpr int64_t kBatch = 64;    // counters at a time, four numbers each
+constexpr int64_t kTask = 16384;  // elements
+
+enum Kind { kBits = 0, kUniform = 1, kNormal = 2 };
+
+// The four words of counters first, first + 1, ...: words[lane * kBatch + k] belongs to counter first + k.
+void philoxBatch(uint64_t first, int64_t n, uint32_t site, uint32_t step, const uint32_t (&key)[2], uint32_t* words) {
+  for (int64_t k = 0; k < n; ++k) {
+    const uint64_t q = first + static_cast<uint64_t>(k);
+    uint32_t c[4] = {static_cast<uint32_t>(q), static_cast<uint32_t>(q >> 32), site, step};
+    philox4x32(c, key[0], key[1]);
+    for (int lane = 0; lane < 4; ++lane) words[lane * kBatch + k] = c[lane];
+  }
+}
+
+MESHWORK_INLINE F32 uniformOf(U32 bits) { return __builtin_convertvector(bitCast<I32>(bits >> 8), F32) * 0x1p-24f; }
+
+// cos and sin of 2 pi u for u in [0, 1). u - quarters / 4 is exact, so that the angle is rounded once.
+MESHWORK_INLINE void turn(F32 u, F32& cosine, F32& sine) {
+  const F32 quarters = roundEven(u * 4.0f);
+  const F32 r = (u - quarters * 0.25f) * 6.283185307f;
+  const F32 s = r * r;
+  F32 p = splat(2.718274483e-6f);
+  p = p * s - 1.983933100e-4f;
+  p = p * s + 8.333329374e-3f;
+  p = p * s - 1.666666664e-1f;
+  const F32 sinR = r + r * (s * p);
+  F32 q = splat(2.443278505e-5f);
+  q = q * s - 1.388731306e-3f;
+  q = q * s + 4.166664562e-2f;
+  const F32 cosR = 1.0f - 0.5f * s + s * s * q;
+  const I32 k = __builtin_convertvector(quarters, I32) & 3;
+  const I32 odd = (k & 1) != 0;
+  sine = odd ? cosR : sinR;
+  cosine = odd ? sinR : cosR;
+  sine = k >= 2 ? -sine : sine;
+  cosine = (k == 1) | (k == 2) ? -cosine : cosine;
+}
+
+// Turns the words of a batch into numbers, in place: bits stay, others become the bits of float32.
+void finishBatch(uint32_t* words, int64_t n, int kind) {
+  if (kind == kBits) return;
+  for (int64_t k = 0; k < n; k += kLanes<float>) {  // kBatch is a multiple of every vector's length
+    for (int pair = 0; pair < 4; pair += 2) {
+      uint32_t *a = words + pair * kBatch + k, *b = a + kBatch;
+      F32 u1 = uniformOf(load(a)), u2 = uniformOf(load(b));
+      if (kind == kNormal) {
+        const F32 r = sqrt(-2.0f * log(1.0f - u1));
+        F32 cosine, sine;
+        turn(u2, cosine, sine);
+        u1 = r * cosine;
+        u2 = r * sine;
+      }
+      store(a, bitCast<U32>(u1));
+      store(b, bitCast<U32>(u2));
+    }
+  }
+}
+
+struct Generator {
+  uint32_t site, step, key[2];
+  int kind;
+
+  // numbers[i] = the number with global index first + i, as float32 (or int32) bits. At most 4 kBatch - 3 of them.
+  void fill(uint64_t first, int64_t n, uint32_t* numbers) const {
+    alignas(64) uint32_t words[4 * kBatch] = {};
+    const uint64_t lead = first % 4;
+    const int64_t counters = (n + static_cast<int64_t>(lead) + 3) / 4;
+    philoxBatch(first / 4, counters, site, step, key, words);
+    finishBatch(words, counters, kind);
+    for (int64_t i = 0; i < n; ++i) {
+      const uint64_t at = static_cast<uint64_t>(i) + lead;
+      numbers[i] = words[(at % 4) * kBatch + at / 4];
+    }
+  }
+};
+
+// Where the numbers of y lie in the global tensor.
+struct Layout {
+  const View* view;
+  const int32_t* rows;  // indices in dim 0, or null
+  int64_t rowStride;
+  uint64_t start[kMaxRank], step[kMaxRank];  // of the global index, per dim
+
+  // The global index of the first element of local row `row` (all dims but the last), and where it is in y.
+  uint64_t globalOf(int64_t row, int64_t* offset) const {
+    const int last = view->rank - 1;
+    uint64_t global = last >= 0 ? start[last] * step[last] : 0;
+    *offset = 0;
+    for (int d = last - 1; d >= 0; --d) {
+      const int64_t index = row % view->dims[d];
+      row /= view->dims[d];
+      global += indexOf(d, index) * step[d];
+      *offset += index * view->strides[d];
+    }
+    return global;
+  }
+  uint64_t indexOf(int d, int64_t index) const {
+    if (d == 0 && rows != nullptr) return static_cast<uint64_t>(static_cast<int64_t>(rows[index * rowStride]));
+    return start[d] + static_cast<uint64_t>(index);
+  }
+};
+
+Layout layoutOf(const Call& call) {
+  Layout layout{};
+  const View& y = *call.out[0].view;
+  layout.view = &y;
+  if (call.attrs[attr::random::hasRows] != 0) {
+    layout.rows = call.in[1].as<int32_t>();
+    layout.rowStride = call.in[1].stride(0);
+  }
+  uint64_t step = 1;
+  for (int d = y.rank - 1; d >= 0; --d) {
+    const int32_t* words = call.attrs + attr::random::count_ + 2 * d;
+    layout.start[d] = words[0] < 0 ? 0 : static_cast<uint64_t>(static_cast<int64_t>(call.table[words[0]]));
+    layout.step[d] = step;
+    step *= static_cast<uint64_t>(static_cast<int64_t>(words[1]));
+  }
+  return layout;
+}
+
+void storeNumbers(const Operand& y, int64_t offset, int64_t stride, const uint32_t* numbers, int64_t n) {
+  float values[4 * kBatch];
+  std::memcpy(values, numbers, static_cast<size_t>(n) * sizeof(float));
+  switch (y.view->dtype) {
+    case DType::f64:
+      for (int64_t i = 0; i < n; ++i) y.as<double>()[offset + i * stride] = static_cast<double>(values[i]);
+      return;
+    case DType::bf16: return storeRow(y.as<bf16>() + offset, stride, values, n);
+    case DType::i32: return storeRow(y.as<uint32_t>() + offset, stride, numbers, n);
+    default: return storeRow(y.as<float>() + offset, stride, values, n);
+  }
+}
+
+// Columns [begin, end) of a row, whose first element has this global index.
+void fillRow(const Generator& generator, const Operand& y, uint64_t global, int64_t offset, int64_t begin, int64_t end) {
+  const int64_t stride = y.view->rank == 0 ? 1 : y.stride(y.view->rank - 1);
+  uint32_t numbers[4 * kBatch];
+  for (int64_t j = begin; j < end;) {
+    const uint64_t first = global + static_cast<uint64_t>(j);
+    // Up to a whole number of counters, so that all but the first batch of a row start with lane 0.
+    const int64_t n = std::min(end - j, 4 * kBatch - 4 - static_cast<int64_t>(first % 4));
+    generator.fill(first, n, numbers);
+    storeNumbers(y, offset + j * stride, stride, numbers, n);
+    j += n;
+  }
+}
+
+// With rows, dim 0 is also the last dim of a vector: every element has an index of its own.
+void fillVectorWithRows(const Generator& generator, const Operand& y, const Layout& layout, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    uint32_t number;
+    generator.fill(layout.indexOf(0, i), 1, &number);
+    storeNumbers(y, i * y.stride(0), 1, &number, 1);
+  }
+}
+
+void runRandom(const Call& call) {
+  const Operand& y = call.out[0];
+  const View& view = *y.view;
+  if (view.count() == 0) return;
+  const Layout layout = layoutOf(call);
+  const Operand& keys = call.in[0];
+  const auto keyWord = [&](int64_t i) { return static_cast<uint32_t>(keys.as<int32_t>()[i * keys.stride(0)]); };
+  const Generator generator{static_cast<uint32_t>(call.attrs[attr::random::site]), keyWord(2), {keyWord(0), keyWord(1)},
+                            call.attrs[attr::random::kind]};
+  const int64_t width = view.rank == 0 ? 1 : view.dims[view.rank - 1], rows = view.count() / width;
+  const int64_t pieces = (width + kTask - 1) / kTask;
+  const int64_t perTask = pieces > 1 ? 1 : std::max<int64_t>(1, kTask / width), units = rows * pieces;
+  const bool vectorWithRows = layout.rows != nullptr && view.rank == 1;
+  call.pool->run((units + perTask - 1) / perTask, [&](int64_t task, int) {
+    const int64_t last = std::min(units, (task + 1) * perTask);
+    for (int64_t unit = task * perTask; unit < last; ++unit) {
+      const int64_t begin = (unit % pieces) * kTask, end = std::min(width, begin + kTask);
+      if (vectorWithRows) {
+        fillVectorWithRows(generator, y, layout, begin, end);
+      } else {
+        int64_t offset;
+        const uint64_t global = layout.globalOf(unit / pieces, &offset);
+        fillRow(generator, y, global, offset, begin, end);
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace meshwork::MESHWORK_ISA
+
+MESHWORK_KERNELS(random, {Op::random, checkRandom, runRandom})
