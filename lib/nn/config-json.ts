@@ -64,6 +64,7 @@ function llamaKeys(config: LlamaConfig): ConfigJson {
       : {
           num_local_experts: config.experts.count,
           num_experts_per_tok: config.experts.perToken,
+          output_router_logits: config.experts.balanceWeight !== 0,
           router_aux_loss_coef: config.experts.balanceWeight,
         }),
   };

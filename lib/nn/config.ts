@@ -53,7 +53,7 @@ export type RopeScaling =
 export interface ExpertsConfig {
   readonly count: number;
   readonly perToken: number;
-  /** Weight of the load-balance term in the loss. */
+  /** Weight of the load-balance term in the loss: 0 unless `output_router_logits` asks for the term. */
   readonly balanceWeight: number;
 }
 
@@ -206,7 +206,8 @@ function parseExperts(fields: Fields): ExpertsConfig {
   const count = fields.size("num_local_experts");
   const perToken = fields.size("num_experts_per_tok");
   if (perToken > count) throw fields.error("num_experts_per_tok", `${perToken} of ${count} experts cannot be chosen`);
-  return { count, perToken, balanceWeight: fields.number("router_aux_loss_coef", 0.001) };
+  const weight = fields.number("router_aux_loss_coef", 0.001);
+  return { count, perToken, balanceWeight: fields.flag("output_router_logits", false) ? weight : 0 };
 }
 
 /** Newer files hold theta and scaling in `rope_parameters`, older ones in `rope_theta` and `rope_scaling`. */

@@ -11,6 +11,9 @@ import { Module } from "./module.ts";
 /** Targets with this value count for nothing. */
 export const IGNORED_TARGET = -100;
 
+/** A loss as named terms: its value is the sum of the terms' means, each times its weight. */
+export type LossTerms = Readonly<Record<string, LossTerm>>;
+
 /** A module that is not split over pipeline stages, and what a token costs in it (multiply-adds). */
 export interface PipelineBlock {
   readonly path: string;
@@ -38,14 +41,19 @@ export abstract class LanguageModel extends Module {
   abstract pipelineBlocks(sequenceLength?: number): PipelineBlock[];
 
   /** Next-token cross-entropy of inputs and targets, i32 [b, t]; targets of -100 count for nothing. */
-  loss(inputs: Tensor, targets: Tensor): Readonly<Record<string, LossTerm>> {
+  loss(inputs: Tensor, targets: Tensor): LossTerms {
+    return this.nextTokenLoss(inputs, targets, () => this.call(inputs));
+  }
+
+  /** The term `loss` of the logits that a function gives. */
+  protected nextTokenLoss(inputs: Tensor, targets: Tensor, logits: () => Tensor): LossTerms {
     expectIds("targets", targets);
     if (targets.shape.some((n, d) => n !== inputs.shape[d])) {
       throw new ShapeError(
         `inputs are ${shapeText(inputs.shape)}, targets ${shapeText(targets.shape)}: there is one target for each input`,
       );
     }
-    const sum = crossEntropy(this.call(inputs), targets, IGNORED_TARGET).sum();
+    const sum = crossEntropy(logits(), targets, IGNORED_TARGET).sum();
     return { loss: { sum, count: targets.ne(IGNORED_TARGET).cast("f32").sum() } };
   }
 

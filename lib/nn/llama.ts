@@ -1,12 +1,12 @@
-// Llama (Touvron et al. 2023) and Mistral. Dims: b samples, t tokens, w width, g key-value groups, r query heads of a group,
+// Llama (Touvron et al. 2023), Mistral and Mixtral. Dims: b samples, t tokens, w width, g key-value groups, r query heads of a group,
 // d head width, f inner width, v vocabulary.
-import { ConfigError } from "../core/errors.ts";
-import { iota, rope } from "../tensor/functions.ts";
+import { full, iota, rope } from "../tensor/functions.ts";
 import type { Initial } from "../tensor/parameter.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { attendCausally } from "./attend.ts";
 import type { LlamaConfig } from "./config.ts";
-import { LanguageModel, type PipelineBlock, attentionCost } from "./language-model.ts";
+import { Experts, imbalance, type Routing } from "./experts.ts";
+import { attentionCost, LanguageModel, type LossTerms, type PipelineBlock } from "./language-model.ts";
 import { activate, Dropout, Embedding, Projection, RMSNorm } from "./layers.ts";
 import { Module, nameModules } from "./module.ts";
 import { inverseFrequencies } from "./rotary.ts";
@@ -82,19 +82,28 @@ class Layer extends Module {
   readonly input_layernorm: RMSNorm;
   readonly self_attn: Attention;
   readonly post_attention_layernorm: RMSNorm;
-  readonly mlp: MLP;
+  /** One of the two is there. */
+  readonly mlp: MLP | undefined;
+  readonly block_sparse_moe: Experts | undefined;
 
   constructor(config: LlamaConfig) {
     super();
     this.input_layernorm = new RMSNorm(config.width, config.rmsNormEps);
     this.self_attn = new Attention(config);
     this.post_attention_layernorm = new RMSNorm(config.width, config.rmsNormEps);
-    this.mlp = new MLP(config);
+    const { experts } = config;
+    this.mlp = experts ? undefined : new MLP(config);
+    this.block_sparse_moe = experts ? new Experts({ ...config, experts }) : undefined;
   }
 
-  forward(x: Tensor): Tensor {
+  /** @param routing is given what the experts' router did */
+  forward(x: Tensor, routing: Routing[]): Tensor {
     const attended = x.add(this.self_attn.call(this.input_layernorm.call(x)));
-    return attended.add(this.mlp.call(this.post_attention_layernorm.call(attended)));
+    const normed = this.post_attention_layernorm.call(attended);
+    if (this.mlp) return attended.add(this.mlp.call(normed));
+    const { result, ...routed } = this.block_sparse_moe!.call(normed);
+    routing.push(routed);
+    return attended.add(result);
   }
 }
 
@@ -111,14 +120,17 @@ class Trunk extends Module {
     this.norm = new RMSNorm(config.width, config.rmsNormEps);
   }
 
-  forward(ids: Tensor): Tensor {
+  forward(ids: Tensor, routing: Routing[]): Tensor {
     let x = this.embed_tokens.call(ids);
-    for (const layer of this.layers) x = layer.call(x);
+    for (const layer of this.layers) x = layer.call(x, routing);
     return this.norm.call(x);
   }
 }
 
-/** Llama: RMSNorm, rotary positions, grouped-query attention, gated feed-forward. Paths are Hugging Face's weight names. */
+/**
+ * Llama: RMSNorm, rotary positions, grouped-query attention, gated feed-forward, or experts of it (Mixtral). Paths are
+ * Hugging Face's weight names.
+ */
 export class Llama extends LanguageModel {
   readonly config: LlamaConfig;
   readonly model: Trunk;
@@ -126,7 +138,6 @@ export class Llama extends LanguageModel {
 
   constructor(config: LlamaConfig) {
     super();
-    if (config.experts) throw new ConfigError(`${config.architecture}: layers of experts are not supported`);
     this.config = config;
     this.model = new Trunk(config);
     this.lm_head = new Projection({
@@ -140,15 +151,29 @@ export class Llama extends LanguageModel {
     nameModules(this);
   }
 
-  override forward(ids: Tensor): Tensor {
+  override forward(ids: Tensor, routing: Routing[] = []): Tensor {
     this.expectTokens(ids);
-    return this.lm_head.call(this.model.call(ids));
+    return this.lm_head.call(this.model.call(ids, routing));
+  }
+
+  /** With the term `balance` where the config weighs it: how unevenly each microbatch uses the experts. */
+  override loss(inputs: Tensor, targets: Tensor): LossTerms {
+    const { experts } = this.config;
+    const routing: Routing[] = [];
+    const terms = this.nextTokenLoss(inputs, targets, () => this.call(inputs, routing));
+    if (!experts || experts.balanceWeight === 0) return terms;
+    const samples = inputs.shape[0]!;
+    const count = full(inputs.context, [], samples);
+    const sum = imbalance(routing).mul(samples);
+    return { ...terms, balance: { sum, count, weight: experts.balanceWeight } };
   }
 
   override pipelineBlocks(sequenceLength = this.config.maxPositions): PipelineBlock[] {
     const { width, heads, kvHeads, headDim, innerWidth, vocabSize } = this.config;
-    const projections = 2 * width * headDim * (heads + kvHeads) + 3 * width * innerWidth;
-    const layer = projections + attentionCost(heads, headDim, sequenceLength);
+    const { experts } = this.config;
+    const projections = 2 * width * headDim * (heads + kvHeads) + 3 * width * innerWidth * (experts?.count ?? 1);
+    const router = width * (experts?.count ?? 0);
+    const layer = projections + router + attentionCost(heads, headDim, sequenceLength);
     return [
       { path: this.model.embed_tokens.path, cost: width },
       ...this.model.layers.map(({ path }) => ({ path, cost: layer })),

@@ -85,12 +85,15 @@ describe("model config", () => {
   });
 
   it("reads Mixtral's experts", () => {
-    const config = parseModelConfig({ ...llama, model_type: "mixtral", num_local_experts: 4, num_experts_per_tok: 2 });
-    assert.deepEqual(config.architecture === "mixtral" && config.experts, {
-      count: 4,
-      perToken: 2,
-      balanceWeight: 0.001,
-    });
+    const mixtral = { ...llama, model_type: "mixtral", num_local_experts: 4, num_experts_per_tok: 2 };
+    for (const [asked, balanceWeight] of [
+      [false, 0],
+      [true, 0.001],
+    ] as const) {
+      const config = parseModelConfig({ ...mixtral, output_router_logits: asked });
+      const expected = { count: 4, perToken: 2, balanceWeight };
+      assert.deepEqual(config.architecture === "mixtral" && config.experts, expected);
+    }
   });
 
   const refused: readonly (readonly [string, ConfigJson, RegExp])[] = [

@@ -2,10 +2,12 @@
 import assert from "node:assert/strict";
 import { sizeOf } from "../../lib/core/shape.ts";
 import { attendCausally } from "../../lib/nn/attend.ts";
-import { type ConfigJson, parseModelConfig } from "../../lib/nn/config.ts";
+import { type ConfigJson, type ExpertsConfig, type LlamaConfig, parseModelConfig } from "../../lib/nn/config.ts";
+import { Experts, imbalance, type Routing } from "../../lib/nn/experts.ts";
 import type { LanguageModel } from "../../lib/nn/language-model.ts";
 import { Dropout } from "../../lib/nn/layers.ts";
 import { createModel } from "../../lib/nn/load.ts";
+import { nameModules } from "../../lib/nn/module.ts";
 import { inverseFrequencies } from "../../lib/nn/rotary.ts";
 import { assignStages } from "../../lib/passes/stages.ts";
 import { attention } from "../../lib/tensor/functions.ts";
@@ -29,6 +31,11 @@ const llama: ConfigJson = {
 function create(json: ConfigJson): LanguageModel {
   return createModel(parseModelConfig(json));
 }
+function mixtralConfig(json: ConfigJson): LlamaConfig & { experts: ExpertsConfig } {
+  const config = parseModelConfig(json);
+  assert.ok(config.architecture === "mixtral" && config.experts);
+  return { ...config, experts: config.experts };
+}
 function newContext(): TensorContext {
   return { builder: new SymBuilder(), name: "a trace" };
 }
@@ -40,7 +47,7 @@ function input(
 ): Tensor {
   return new Tensor(context.builder.one("input", [], { name, dtype, shape: [...shape] }), context);
 }
-function valueOf(tensor: Tensor, feeds: Readonly<Record<string, Dense>> = {}): readonly number[] {
+function compute(tensor: Tensor, feeds: Readonly<Record<string, Dense>> = {}): readonly number[] {
   const graph = flatten([{ name: "y", sym: tensor.sym }]);
   return evaluate(graph, new Map(Object.entries(feeds))).get("y")!.data;
 }
@@ -72,7 +79,7 @@ describe("a language model", () => {
     const context = newContext();
     const terms = create(llama).loss(input(context, "x", [2, 2]), input(context, "y", [2, 2]));
     const count = terms.loss!.count;
-    assert.deepEqual(valueOf(count, { y: dense("i32", [2, 2], [3, -100, 0, 6]) }), [3]);
+    assert.deepEqual(compute(count, { y: dense("i32", [2, 2], [3, -100, 0, 6]) }), [3]);
     assert.deepEqual(
       reachable([count.sym]).flatMap((n) => (n.op === "input" ? [n.params.name] : [])),
       ["y"],
@@ -119,7 +126,8 @@ describe("a language model", () => {
   });
 
   it("has blocks for pipeline stages that hold every parameter, in the order of data", () => {
-    for (const json of [gpt2, llama]) {
+    const mixtral = { ...llama, model_type: "mixtral", num_local_experts: 3, num_experts_per_tok: 2 };
+    for (const json of [gpt2, llama, mixtral]) {
       const model = create(json);
       const blocks = model.pipelineBlocks(4);
       const { stageOf } = assignStages(blocks, 3);
@@ -128,11 +136,56 @@ describe("a language model", () => {
       const stages = reachable([logits.sym]).flatMap((n) => (n.path === "" ? [] : [stageOf(n.path)]));
       assert.deepEqual([...new Set(stages)], [0, 1, 2]);
       for (const p of model.parameters()) assert.notEqual(stageOf(p.path), undefined, p.path);
-      const held = model.parameters().filter((p) => p.path.includes(".1."));
+      const block = blocks.find((b) => b.path.endsWith(".1"))!;
+      const held = model.parameters().filter((p) => p.path.startsWith(`${block.path}.`));
       const matrices = held.filter((p) => p.decays).reduce((n, p) => n + sizeOf(p.shape), 0);
       // A token's multiply-adds are the weights it meets, and the positions it sees.
-      assert.equal(blocks.find((b) => b.path.endsWith(".1"))!.cost, matrices + 8 * 4);
+      assert.equal(block.cost, matrices + 8 * 4);
     }
+  });
+});
+
+describe("experts", () => {
+  const mixtral = { ...llama, model_type: "mixtral", num_local_experts: 3, num_experts_per_tok: 2 };
+
+  it("choose the largest probabilities, the first of equal ones, and weigh them to 1", () => {
+    const experts = nameModules(new Experts(mixtralConfig(mixtral)));
+    const context = newContext();
+    const { share, probability } = experts.call(input(context, "x", [1, 2, 8], "f32"));
+    // The router's rows are the first three unit vectors: a token's logits are its first elements.
+    const unit = (i: number): number => (Math.floor(i / 8) === i % 8 ? 1 : 0);
+    const feeds = {
+      x: dense("f32", [1, 2, 8], [0, 0, 0, 0, 0, 0, 0, 0, -1, 0, 1, 0, 0, 0, 0, 0]),
+      [experts.gate.weight.id]: dense(
+        "f32",
+        [3, 8],
+        Array.from({ length: 24 }, (_, i) => unit(i)),
+      ),
+    };
+    assert.deepEqual(compute(share, feeds), [0.5, 1, 0.5]);
+    const sum = Math.exp(-1) + 1 + Math.exp(1);
+    [Math.exp(-1), 1, Math.exp(1)].forEach((e, i) => {
+      assert.ok(Math.abs(compute(probability, feeds)[i]! - (1 / 3 + e / sum) / 2) < 1e-6);
+    });
+  });
+
+  it("give a balance term where the config asks for it: the number chosen at best", () => {
+    const context = newContext();
+    const batch = [input(context, "x", [2, 3]), input(context, "y", [2, 3])] as const;
+    assert.deepEqual(Object.keys(create(mixtral).loss(...batch)), ["loss"]);
+    const terms = create({ ...mixtral, output_router_logits: true, router_aux_loss_coef: 0.02 }).loss(...batch);
+    assert.deepEqual([terms.balance!.weight, terms.balance!.sum.shape, compute(terms.balance!.count)], [0.02, [], [2]]);
+    const routing = (probability: string, share: string): Routing => ({
+      probability: input(context, probability, [3], "f64"),
+      share: input(context, share, [3], "f64"),
+    });
+    const row = (...values: number[]): Dense => dense("f64", [3], values);
+    const uneven = imbalance([routing("p", "s"), routing("q", "r")]);
+    const feeds = { p: row(1, 0, 0), s: row(1, 1, 0), q: row(0, 0.5, 0.5), r: row(1, 0, 1) };
+    assert.deepEqual(compute(uneven, feeds), [3 * (0.5 * 1 + 0.25 * 0.5 + 0.25 * 0.5)]);
+    const third = row(1 / 3, 1 / 3, 1 / 3);
+    const two = row(2 / 3, 2 / 3, 2 / 3);
+    assert.ok(Math.abs(compute(uneven, { p: third, s: two, q: third, r: two })[0]! - 2) < 1e-12);
   });
 });
 
@@ -140,7 +193,7 @@ describe("rotary frequencies", () => {
   const frequenciesOf = (json: ConfigJson): readonly number[] => {
     const config = parseModelConfig({ ...llama, head_dim: 16, ...json });
     if (config.architecture === "gpt2") return [];
-    return valueOf(inverseFrequencies(newContext(), config));
+    return compute(inverseFrequencies(newContext(), config));
   };
   const plain = Array.from({ length: 8 }, (_, i) => 500_000 ** (-i / 8));
 
@@ -168,7 +221,9 @@ describe("rotary frequencies", () => {
       const smooth = (context / wavelength - low) / (high - low);
       return (1 - smooth) * (f / factor) + smooth * f;
     });
-    found.forEach((f, i) => assert.ok(Math.abs(f / expected[i]! - 1) < 1e-7, `${i}: ${f}, expected ${expected[i]}`));
+    found.forEach((f, i) => {
+      assert.ok(Math.abs(f / expected[i]! - 1) < 1e-7, `${i}: ${f}, expected ${expected[i]}`);
+    });
     assert.ok(new Set(found.map((f, i) => Math.round(1000 * (f / plain[i]!)))).size > 2);
   });
 });
@@ -197,17 +252,19 @@ describe("attention with dropout", () => {
   it("is the attention op where nothing is dropped", () => {
     const context = newContext();
     const [q, k, v] = operands(context);
-    const tiny = valueOf(attendCausally(q, k, v, new Dropout(1e-12)), feeds);
-    const exact = valueOf(attention(q, k, v), feeds);
-    exact.forEach((value, i) => assert.ok(Math.abs(tiny[i]! - value) < 1e-9, `${i}: ${tiny[i]}, expected ${value}`));
+    const tiny = compute(attendCausally(q, k, v, new Dropout(1e-12)), feeds);
+    const exact = compute(attention(q, k, v), feeds);
+    exact.forEach((value, i) => {
+      assert.ok(Math.abs(tiny[i]! - value) < 1e-9, `${i}: ${tiny[i]}, expected ${value}`);
+    });
     assert.equal(attendCausally(q, k, v, new Dropout(0.5).eval()).sym.node.op, "attention");
   });
 
   it("drops probabilities by the sample's global index, the same in any batch", () => {
     const context = newContext();
     const [q, k, v] = operands(context);
-    const both = valueOf(attendCausally(q, k, v, new Dropout(0.5)), feeds);
-    const exact = valueOf(attention(q, k, v), feeds);
+    const both = compute(attendCausally(q, k, v, new Dropout(0.5)), feeds);
+    const exact = compute(attention(q, k, v), feeds);
     assert.ok(both.some((value, i) => Math.abs(value - exact[i]!) > 1e-3));
     const second = newContext();
     const half = { q: shapes.q, k: shapes.k, v: shapes.v };
@@ -215,7 +272,7 @@ describe("attention with dropout", () => {
       input(second, name, [1, ...half[name].slice(1)], "f64"),
     ) as [Tensor, Tensor, Tensor];
     const lower = (x: Dense): Dense => dense("f64", [1, ...x.shape.slice(1)], x.data.slice(x.data.length / 2));
-    const one = valueOf(attendCausally(q1, k1, v1, new Dropout(0.5)), {
+    const one = compute(attendCausally(q1, k1, v1, new Dropout(0.5)), {
       ...feeds,
       q: lower(feeds.q),
       k: lower(feeds.k),

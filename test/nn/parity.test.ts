@@ -1,4 +1,4 @@
-// GPT-2 and Llama against PyTorch's float64 runs: logits, loss and gradient norm through the reference evaluator.
+// GPT-2, Llama and Mixtral against PyTorch's float64 runs: logits, loss and gradient norm through the reference evaluator.
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
@@ -117,7 +117,7 @@ function storedOf(parameters: readonly Parameter[]): Record<string, readonly num
 
 const describeWithData = existsSync(root) ? describe : describe.skip;
 
-for (const name of ["gpt2", "llama"]) {
+for (const name of ["gpt2", "llama", "mixtral"]) {
   describeWithData(`${name} against PyTorch`, function () {
     this.timeout(120_000);
     let model: LanguageModel;
