@@ -47,11 +47,11 @@ export interface AdamWOptions {
 /** Decoupled AdamW (Loshchilov & Hutter 2019), as PyTorch computes it. Throws ConfigError for settings out of range. */
 export function adamw(options: AdamWOptions): Optimizer {
   const { learningRate, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0.01 } = options;
-  expectRange("learningRate", learningRate, 0, Number.MAX_VALUE);
-  expectRange("betas[0]", betas[0], 0, 1);
-  expectRange("betas[1]", betas[1], 0, 1);
-  expectRange("eps", eps, 0, Number.MAX_VALUE);
-  expectRange("weightDecay", weightDecay, 0, Number.MAX_VALUE);
+  expectNotNegative("learningRate", learningRate);
+  expectFraction("betas[0]", betas[0]);
+  expectFraction("betas[1]", betas[1]);
+  expectNotNegative("eps", eps);
+  expectNotNegative("weightDecay", weightDecay);
   return {
     kind: "adamw",
     learningRate,
@@ -60,7 +60,11 @@ export function adamw(options: AdamWOptions): Optimizer {
     scalars: (step) => [1 - betas[0] ** step, 1 - betas[1] ** step],
     update(b, u) {
       const params = { beta1: betas[0], beta2: betas[1], eps, weightDecay: u.decays ? weightDecay : 0 };
-      return b.one("adamw", [u.parameter, u.gradient, ...u.state, u.learningRate, ...u.scalars, u.scale, u.gate], params);
+      return b.one(
+        "adamw",
+        [u.parameter, u.gradient, ...u.state, u.learningRate, ...u.scalars, u.scale, u.gate],
+        params,
+      );
     },
   };
 }
@@ -77,9 +81,10 @@ export interface SgdOptions {
 /** Stochastic gradient descent with momentum, as PyTorch computes it (dampening 0). Throws ConfigError. */
 export function sgd(options: SgdOptions): Optimizer {
   const { learningRate, momentum = 0, nesterov = false, weightDecay = 0 } = options;
-  expectRange("learningRate", learningRate, 0, Number.MAX_VALUE);
-  expectRange("momentum", momentum, 0, 1);
-  expectRange("weightDecay", weightDecay, 0, Number.MAX_VALUE);
+  expectNotNegative("learningRate", learningRate);
+  expectFraction("momentum", momentum);
+  if (nesterov && momentum === 0) throw new ConfigError("nesterov needs a momentum above 0");
+  expectNotNegative("weightDecay", weightDecay);
   return {
     kind: "sgd",
     learningRate,
@@ -93,6 +98,14 @@ export function sgd(options: SgdOptions): Optimizer {
   };
 }
 
-function expectRange(name: string, value: number, low: number, high: number): void {
-  if (!(value >= low && value <= high)) throw new ConfigError(`${name} is ${value}; it must lie in [${low}, ${high}]`);
+function expectNotNegative(name: string, value: number): void {
+  if (!(value >= 0 && value < Number.POSITIVE_INFINITY)) {
+    throw new ConfigError(`${name} is ${value}; it must be a number that is not negative`, { details: { [name]: value } });
+  }
+}
+
+function expectFraction(name: string, value: number): void {
+  if (!(value >= 0 && value < 1)) {
+    throw new ConfigError(`${name} is ${value}; it must be from 0 to below 1`, { details: { [name]: value } });
+  }
 }
