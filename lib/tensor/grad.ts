@@ -39,10 +39,31 @@ class Cotangents {
   total(of: Sym): Sym | null {
     const list = this.parts.get(of);
     if (list === undefined) return null;
-    const sum = list.reduceRight((a, c) => this.b.add(a, c));
+    const sum = joinSlices(this.b, list) ?? list.reduceRight((a, c) => this.b.add(a, c));
     this.parts.set(of, [sum]);
     return sum;
   }
+}
+
+/** The sum of cotangents of slices that tile a value along one dim: they lie side by side. Null when they are not such. */
+function joinSlices(b: SymBuilder, parts: readonly Sym[]): Sym | null {
+  const dim = parts[0]!.node.params.dim as number;
+  const pads = parts.map(({ node: { op, params, inputs } }) => {
+    const { before, value } = params as { before: number; value: number };
+    return op === "pad" && params.dim === dim && value === 0 ? { from: before, sym: inputs[0]! } : null;
+  });
+  if (parts.length < 2 || !pads.every((pad) => pad !== null)) return null;
+  pads.sort((x, y) => x.from - y.from);
+  let stop = 0;
+  for (const { from, sym } of pads) {
+    if (from !== stop) return null;
+    stop += sym.type.shape[dim]!;
+  }
+  if (stop !== parts[0]!.type.shape[dim]) return null;
+  return b.concat(
+    pads.map(({ sym }) => sym),
+    dim,
+  );
 }
 
 function differentiate(b: SymBuilder, node: SymNode, cotangents: Cotangents, wanted: readonly boolean[]): void {
