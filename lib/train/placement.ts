@@ -28,6 +28,14 @@ export class Placement {
     this.stages = assignStages(blocks, mesh.layout.size("pp"), stageOf);
   }
 
+  /** Places a whole model for inference: every parameter on the stage of its path (tied ones on each stage that reads them). */
+  static async of(mesh: Mesh, model: Placeable, seed = 0): Promise<Placement> {
+    const placement = new Placement(mesh, model);
+    const all = Array.from({ length: placement.stages.stages }, (_, s) => s);
+    for (const parameter of placement.parameters) await placement.place(parameter, all, seed);
+    return placement;
+  }
+
   /** A parameter's spec on this mesh: axes the mesh lacks split nothing. */
   spec(parameter: Parameter): ValueSpec {
     const wished = toValueSpec(parameter.spec, parameter.shape.length);

@@ -1,0 +1,227 @@
+// `meshwork train`: data, model, mesh, the training loop, evaluation, a sample, and the saved run.
+import os from "node:os";
+import type { TensorSource } from "../checkpoint/safetensors.ts";
+import type { StorageArray } from "../core/dtype.ts";
+import { NonFiniteError, PlanError } from "../core/errors.ts";
+import { Generator } from "../evaluate/generate.ts";
+import type { LanguageModel } from "../nn/language-model.ts";
+import { createModel, loadModel } from "../nn/load.ts";
+import { adamw } from "../optim/optimizer.ts";
+import { constant, cosine, type LearningRateSchedule } from "../optim/schedules.ts";
+import { Mesh } from "../tensor/mesh.ts";
+import type { TrainEvent } from "../train/events.ts";
+import { type ForwardStep, lossStep } from "../train/forward.ts";
+import { RunFolder } from "../train/run-folder.ts";
+import { type TrainStep, trainStep } from "../train/step.ts";
+import { type CliIo, EXIT } from "./io.ts";
+import { createLog, type Log } from "./log.ts";
+import { type PreparedTraining, prepareTraining } from "./prepare-training.ts";
+import type { TrainOptions } from "./train-flags.ts";
+import { version } from "./version.ts";
+
+/** Steps in a row without a finite gradient after which training gives up. */
+const mostSkipped = 10;
+/** Tokens of the sample that ends a run. */
+const sampleTokens = 256;
+
+/** Everything a running training uses. */
+interface Run {
+  readonly prepared: PreparedTraining;
+  readonly model: LanguageModel;
+  readonly mesh: Mesh;
+  readonly step: TrainStep<"inputs" | "targets">;
+  readonly folder: RunFolder;
+  readonly log: Log;
+  readonly signal: AbortSignal;
+  emit(event: TrainEvent): void;
+}
+
+/** Runs the verb; returns the exit code. */
+export async function runTrain(options: TrainOptions, io: CliIo): Promise<number> {
+  const prepared = await prepareTraining(options);
+  const { settings } = prepared;
+  refuseUnsupported(prepared);
+  await using folder = await RunFolder.create({ out: options.out, name: prepared.name });
+  const log = createLog({ log: options.log, io, steps: settings.steps });
+  const axes = Object.fromEntries(Object.entries(settings.mesh).filter(([, n]) => n > 1));
+  try {
+    await using mesh = await Mesh.open({ device: settings.device === "auto" ? "auto" : "cpu", axes });
+    const model = prepared.weightsFrom === undefined ? createModel(prepared.config) : await loadModel(prepared.weightsFrom);
+    using step = await compileTraining(mesh, model, prepared);
+    await folder.writeRecord(await record(prepared, mesh));
+    const emit = (event: TrainEvent): void => {
+      log.event(event);
+      folder.metric(event);
+    };
+    return await train({ prepared, model, mesh, step, folder, log, signal: io.signal, emit });
+  } finally {
+    log.close();
+  }
+}
+
+function refuseUnsupported({ settings }: PreparedTraining): void {
+  if (settings.device === "cuda") throw new PlanError("device cuda: this build has no CUDA backend; use --device cpu");
+}
+
+function fieldsOf({ settings }: PreparedTraining) {
+  const field = { dtype: "i32", shape: [settings.seqLen] } as const;
+  return { inputs: field, targets: field };
+}
+
+function compileTraining(mesh: Mesh, model: LanguageModel, prepared: PreparedTraining): Promise<TrainStep<"inputs" | "targets">> {
+  const { settings } = prepared;
+  return trainStep(mesh, model, {
+    loss: (batch) => model.loss(batch.inputs, batch.targets),
+    optimizer: adamw(settings),
+    batchSize: settings.batchSize,
+    batch: fieldsOf(prepared),
+    microbatches: settings.microbatches,
+    schedule: settings.schedule,
+    precision: settings.precision ?? "f32",
+    clipNorm: settings.clipNorm,
+    seed: settings.seed,
+  });
+}
+
+async function record(prepared: PreparedTraining, mesh: Mesh): Promise<Record<string, unknown>> {
+  const { settings, data, name } = prepared;
+  return {
+    name,
+    settings,
+    versions: { meshwork: await version(), node: process.version },
+    machine: { platform: process.platform, arch: process.arch, cpu: os.cpus()[0]?.model, cores: os.availableParallelism() },
+    mesh: String(mesh.layout),
+    seed: settings.seed,
+    data: data.files,
+    started: new Date().toISOString(),
+  };
+}
+
+async function train(run: Run): Promise<number> {
+  const { prepared, step, folder, log, signal, emit, model } = run;
+  const { settings, dataset } = prepared;
+  emit({ type: "plan", devices: step.plan.devices.map((d) => ({ ...d })), mesh: step.plan.mesh, parameters: countParameters(model) });
+  const precision = settings.precision ?? "f32";
+  using generator = new Generator(step.placement, model, precision);
+  using evaluation = dataset.validationSamples > 0 ? await compileEvaluation(run) : null;
+  const wantsSample = prepared.data.tokenizer !== undefined;
+  if (wantsSample) await generator.prepare(Math.min(model.config.maxPositions, sampleTokens));
+  const rate = learningRates(prepared);
+  let loss = Number.NaN;
+  let skipped = 0;
+  while (step.step < settings.steps && !signal.aborted) {
+    const batch = dataset.batch(step.step);
+    const result = await step.run({ inputs: batch.inputs, targets: batch.targets }, { learningRate: rate(step.step + 1) });
+    const { seconds, gradNorm, learningRate } = result;
+    loss = result.loss;
+    const tokens = settings.batchSize * settings.seqLen;
+    skipped = result.nonFinite === undefined ? 0 : skipped + 1;
+    if (result.nonFinite !== undefined) {
+      log.note(`step ${result.step}: the gradient of ${result.nonFinite} is not finite; weights are left as they are`);
+    }
+    emit({
+      type: "step",
+      step: result.step,
+      loss,
+      gradNorm,
+      learningRate,
+      tokens,
+      seconds,
+      tokensPerSecond: tokens / seconds,
+      ...(result.nonFinite === undefined ? {} : { skipped: true }),
+    });
+    if (skipped >= mostSkipped) {
+      await save(run);
+      throw new NonFiniteError(
+        `the gradient was not finite in ${skipped} steps in a row, last in step ${result.step} (${result.nonFinite}); ` +
+          "a smaller --learning-rate or --clip-norm may help; the weights before are saved",
+        { details: { step: result.step, module: result.nonFinite } },
+      );
+    }
+    const due = settings.evalEvery > 0 && step.step % settings.evalEvery === 0;
+    if (evaluation && due && step.step < settings.steps && !signal.aborted) await evaluate(run, evaluation);
+  }
+  if (signal.aborted) {
+    await save(run);
+    log.note(`interrupted after step ${step.step}; the model is saved in ${folder.modelPath}`);
+    await folder.flush();
+    return EXIT.interrupted;
+  }
+  if (evaluation) await evaluate(run, evaluation);
+  await save(run);
+  if (wantsSample) await sample(run, generator);
+  emit({ type: "done", steps: step.step, loss, out: folder.path });
+  await folder.flush();
+  return EXIT.done;
+}
+
+function countParameters(model: LanguageModel): number {
+  return model.parameters().reduce((n, p) => n + p.shape.reduce((a, b) => a * b, 1), 0);
+}
+
+function learningRates({ settings }: PreparedTraining): LearningRateSchedule {
+  const { learningRate, warmup, steps } = settings;
+  return settings.lrSchedule === "constant"
+    ? constant({ learningRate, warmupSteps: warmup })
+    : cosine({ learningRate, warmupSteps: warmup, totalSteps: steps, finalFraction: 0.1 });
+}
+
+function compileEvaluation(run: Run): Promise<ForwardStep> {
+  const { model, prepared, step } = run;
+  const { settings } = prepared;
+  model.eval();
+  const compiled = lossStep(step.placement, (b) => model.loss(b["inputs"]!, b["targets"]!), fieldsOf(prepared), {
+    batchSize: settings.batchSize,
+    microbatches: settings.microbatches,
+    precision: settings.precision ?? "f32",
+  });
+  model.train();
+  return compiled;
+}
+
+/** Mean loss over all held-out samples; the last batch is filled up with targets that count for nothing. */
+async function evaluate(run: Run, evaluation: ForwardStep): Promise<void> {
+  const { settings, dataset } = run.prepared;
+  let total = 0;
+  let samples = 0;
+  for (const batch of dataset.validationBatches(settings.batchSize)) {
+    if (run.signal.aborted) return;
+    const inputs = new Int32Array(settings.batchSize * settings.seqLen);
+    const targets = new Int32Array(inputs.length).fill(-100);
+    inputs.set(batch.inputs);
+    targets.set(batch.targets);
+    const results = await evaluation.run({ inputs, targets });
+    total += results.get("loss loss")![0]! * batch.samples;
+    samples += batch.samples;
+  }
+  run.emit({ type: "eval", step: run.step.step, loss: total / samples });
+}
+
+async function sample(run: Run, generator: Generator): Promise<void> {
+  const { tokenizer } = run.prepared.data;
+  if (!tokenizer) return;
+  const ids = [...tokenizer.encode("\n")];
+  const made: number[] = [];
+  for await (const { id } of generator.tokens(ids.length > 0 ? ids : [0], {
+    maxTokens: sampleTokens,
+    temperature: 0.7,
+    seed: run.prepared.settings.seed,
+    signal: run.signal,
+  })) {
+    made.push(id);
+  }
+  run.emit({ type: "sample", text: tokenizer.decode(made) });
+}
+
+async function save({ model, mesh, folder, prepared }: Run): Promise<void> {
+  const tensors: TensorSource[] = model.parameters().map((p) => ({
+    name: model.source?.names.get(p) ?? p.stored.name,
+    shape: p.stored.shape,
+    read: () => asFloat32(mesh.store.read(p.id)),
+  }));
+  await folder.saveModel({ config: prepared.configJson, tensors, tokenizerFiles: prepared.data.tokenizer?.files });
+}
+
+function asFloat32(values: StorageArray): Float32Array {
+  return values instanceof Float32Array ? values : Float32Array.from(values);
+}

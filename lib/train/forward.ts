@@ -1,0 +1,118 @@
+// Steps without gradients on a placed model: the held-out loss, and functions of the model such as next-token logits.
+import type { StorageArray } from "../core/dtype.ts";
+import { PlanError } from "../core/errors.ts";
+import { LoadedStep } from "../compile/load.ts";
+import { type Cell, type StepInput, type StepSource, compileStep } from "../compile/step.ts";
+import type { Graph } from "../ir/graph.ts";
+import type { Precision } from "../passes/precision.ts";
+import { forwardOnly } from "../passes/schedule.ts";
+import { Tensor, type TensorContext } from "../tensor/tensor.ts";
+import { type NamedSym, SymBuilder, flatten } from "../tensor/trace.ts";
+import { type Placement, seedWords } from "./placement.ts";
+import { type BatchField, type LossFunction, cellName, evaluationGraph, parametersById, traceLoss } from "./trace.ts";
+
+/** Settings of the steps here. */
+export interface ForwardOptions {
+  /** Samples of a whole batch. */
+  readonly batchSize: number;
+  readonly microbatches?: number;
+  readonly precision?: Precision;
+}
+
+/** A compiled forward step. */
+export class ForwardStep implements Disposable {
+  readonly #loaded: LoadedStep;
+  readonly #samples: Int32Array;
+
+  constructor(loaded: LoadedStep, batchSize: number) {
+    this.#loaded = loaded;
+    this.#samples = Int32Array.from({ length: batchSize }, (_, i) => i);
+  }
+
+  /** Runs on a whole batch; resolves with the results by name. */
+  run(batch: Readonly<Record<string, ArrayLike<number>>>): Promise<Map<string, StorageArray>> {
+    return this.#loaded.run({ ...batch, $samples: this.#samples, $key: seedWords(0) });
+  }
+
+  [Symbol.dispose](): void {
+    this.#loaded[Symbol.dispose]();
+  }
+}
+
+/** The loss of whole batches: results `loss <term>` are the weighted means. */
+export async function lossStep(
+  placement: Placement,
+  loss: LossFunction,
+  fields: Readonly<Record<string, BatchField>>,
+  options: ForwardOptions,
+): Promise<ForwardStep> {
+  const names = traceLoss(loss, fields, 1).terms;
+  const close = (cells: readonly Cell[]): Graph | null => {
+    if (!cells.some((c) => c.name.startsWith("sum "))) return null;
+    const b = new SymBuilder();
+    const scalar = (name: string) => b.one("input", [], { name, dtype: "f32", shape: [] });
+    return flatten(
+      names.map((t) => ({
+        name: `loss ${t.name}`,
+        sym: b.mul(b.div(scalar(cellName.sum(t.name)), b.binary("max", scalar(cellName.count(t.name)), 1)), t.weight),
+      })),
+    );
+  };
+  return compileForward(placement, fields, options, (n) => evaluationGraph(traceLoss(loss, fields, n)), close);
+}
+
+/** Any function of a batch: its results, whole, by name. They are added up over microbatches: use one for anything else. */
+export async function forwardStep(
+  placement: Placement,
+  outputs: (batch: Readonly<Record<string, Tensor>>) => Readonly<Record<string, Tensor>>,
+  fields: Readonly<Record<string, BatchField>>,
+  options: ForwardOptions,
+): Promise<ForwardStep> {
+  const micro = (samples: number): Graph => {
+    const builder = new SymBuilder();
+    const context: TensorContext = { builder, name: "a traced function" };
+    const batch: Record<string, Tensor> = {};
+    for (const [name, { dtype, shape }] of Object.entries(fields)) {
+      batch[name] = new Tensor(builder.one("input", [], { name, dtype, shape: [samples, ...shape] }), context);
+    }
+    return flatten(Object.entries(outputs(batch)).map(([name, t]) => ({ name, sym: t.sym })));
+  };
+  const close = (cells: readonly Cell[]): Graph | null => {
+    if (cells.length === 0) return null;
+    const b = new SymBuilder();
+    const results: NamedSym[] = cells.map((c) => {
+      const cell = b.one("input", [], { name: c.name, dtype: c.type.dtype, shape: [...c.type.shape] });
+      return { name: c.name, sym: cell };
+    });
+    return flatten(results);
+  };
+  return compileForward(placement, fields, options, micro, close);
+}
+
+async function compileForward(
+  placement: Placement,
+  fields: Readonly<Record<string, BatchField>>,
+  options: ForwardOptions,
+  micro: (samples: number) => Graph,
+  close: (cells: readonly Cell[]) => Graph | null,
+): Promise<ForwardStep> {
+  const { mesh } = placement;
+  if (!(options.batchSize > 0)) throw new PlanError("the batch is empty: batchSize must be 1 or more");
+  const byId = parametersById(placement.parameters);
+  const inputs: StepInput[] = [
+    ...Object.entries(fields).map(([name, f]) => ({ name, dtype: f.dtype, shape: [...f.shape], batch: true })),
+    { name: "$samples", dtype: "i32", shape: [], batch: true },
+    { name: "$key", dtype: "i32", shape: [3], batch: false },
+  ];
+  const source: StepSource = { inputs, micro, close: (_, cells) => close(cells) };
+  const compiled = compileStep(source, {
+    layout: mesh.layout,
+    batchSize: options.batchSize,
+    microbatches: options.microbatches ?? 1,
+    schedule: forwardOnly,
+    stageOfPath: (path) => placement.stages.stageOf(path),
+    parameterSpec: (id) => placement.spec(byId.get(id)!),
+    passes: { precision: options.precision ?? "f32" },
+  });
+  return new ForwardStep(new LoadedStep(mesh.engine, mesh.store, compiled), options.batchSize);
+}
