@@ -43,7 +43,7 @@ export async function runGenerate(options: GenerateOptions, io: CliIo): Promise<
     text += piece;
     log.event({ type: "token", id, text: piece });
   }
-  text += stream?.end() ?? "";
+  text += stream?.flush() ?? "";
   const seconds = (performance.now() - firstAt) / 1000;
   log.event({
     type: "done",
