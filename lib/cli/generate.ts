@@ -1,6 +1,5 @@
 // `meshwork generate`: continues a text or a list of tokens with a model folder.
-import { PlanError, UsageError } from "../core/errors.ts";
-import { findTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { PlanError } from "../core/errors.ts";
 import { Generator } from "../evaluate/generate.ts";
 import { loadModel } from "../nn/load.ts";
 import { Mesh } from "../tensor/mesh.ts";
@@ -8,15 +7,14 @@ import { Placement } from "../train/placement.ts";
 import type { GenerateOptions } from "./generate-flags.ts";
 import { type CliIo, EXIT } from "./io.ts";
 import { createLog } from "./log.ts";
+import { prepareGeneration } from "./prepare-generation.ts";
 
 /** Runs the verb; returns the exit code. */
 export async function runGenerate(options: GenerateOptions, io: CliIo): Promise<number> {
-  if (options.model === undefined) throw new UsageError("--model DIR is needed: a Hugging Face folder");
+  const { folder, promptTokens, maxTokens, tokenizer, endTokens, sample } = await prepareGeneration(options);
   if (options.device === "cuda") throw new PlanError("device cuda: this build has no CUDA backend; use --device cpu");
-  const model = await loadModel(options.model);
+  const model = await loadModel(folder);
   model.eval();
-  const tokenizer = await findTokenizer(options.model);
-  const context = contextOf(options, tokenizer);
   const axes = Object.fromEntries(Object.entries(options.mesh ?? {}).filter(([, n]) => n > 1));
   await using mesh = await Mesh.open({ axes });
   const placement = await Placement.of(mesh, model);
@@ -28,14 +26,7 @@ export async function runGenerate(options: GenerateOptions, io: CliIo): Promise<
   let first: Float32Array | undefined;
   let firstAt = 0;
   const began = performance.now();
-  for await (const { id, logits } of generator.tokens(context, {
-    maxTokens: options.maxTokens,
-    temperature: options.temperature,
-    ...(options.topK === undefined ? {} : { topK: options.topK }),
-    ...(options.topP === undefined ? {} : { topP: options.topP }),
-    seed: options.seed,
-    signal: io.signal,
-  })) {
+  for await (const { id, logits } of generator.tokens(promptTokens, { maxTokens, sample, endTokens, signal: io.signal })) {
     if (first === undefined) firstAt = performance.now();
     first ??= logits;
     made.push(id);
@@ -55,14 +46,4 @@ export async function runGenerate(options: GenerateOptions, io: CliIo): Promise<
   });
   log.close();
   return EXIT.done;
-}
-
-function contextOf(options: GenerateOptions, tokenizer: Tokenizer | undefined): number[] {
-  const { prompt, promptTokens } = options;
-  if (promptTokens !== undefined && prompt !== undefined) throw new UsageError("--prompt and --prompt-tokens exclude each other");
-  if (promptTokens !== undefined) return [...promptTokens];
-  if (tokenizer === undefined) throw new UsageError(`${options.model} has no tokenizer: use --prompt-tokens`);
-  const ids = [...tokenizer.encode(prompt ?? "\n")];
-  if (ids.length === 0) throw new UsageError("the prompt is empty");
-  return ids;
 }

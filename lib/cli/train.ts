@@ -1,9 +1,9 @@
 // `meshwork train`: data, model, mesh, the training loop, evaluation, a sample, and the saved run.
-import os from "node:os";
 import type { TensorSource } from "../checkpoint/safetensors.ts";
 import type { StorageArray } from "../core/dtype.ts";
 import { NonFiniteError, PlanError } from "../core/errors.ts";
 import { Generator } from "../evaluate/generate.ts";
+import { createSampler } from "../evaluate/sampler.ts";
 import type { LanguageModel } from "../nn/language-model.ts";
 import { createModel, loadModel } from "../nn/load.ts";
 import { adamw } from "../optim/optimizer.ts";
@@ -16,8 +16,8 @@ import { type TrainStep, trainStep } from "../train/step.ts";
 import { type CliIo, EXIT } from "./io.ts";
 import { createLog, type Log } from "./log.ts";
 import { type PreparedTraining, prepareTraining } from "./prepare-training.ts";
+import { runRecord } from "./run-record.ts";
 import type { TrainOptions } from "./train-flags.ts";
-import { version } from "./version.ts";
 
 /** Steps in a row without a finite gradient after which training gives up. */
 const mostSkipped = 10;
@@ -48,7 +48,7 @@ export async function runTrain(options: TrainOptions, io: CliIo): Promise<number
     await using mesh = await Mesh.open({ device: settings.device === "auto" ? "auto" : "cpu", axes });
     const model = prepared.weightsFrom === undefined ? createModel(prepared.config) : await loadModel(prepared.weightsFrom);
     using step = await compileTraining(mesh, model, prepared);
-    await folder.writeRecord(await record(prepared, mesh));
+    await folder.writeRecord(await runRecord(prepared, { mesh: String(mesh.layout), devices: step.plan.devices }));
     const emit = (event: TrainEvent): void => {
       log.event(event);
       folder.metric(event);
@@ -81,20 +81,6 @@ function compileTraining(mesh: Mesh, model: LanguageModel, prepared: PreparedTra
     clipNorm: settings.clipNorm,
     seed: settings.seed,
   });
-}
-
-async function record(prepared: PreparedTraining, mesh: Mesh): Promise<Record<string, unknown>> {
-  const { settings, data, name } = prepared;
-  return {
-    name,
-    settings,
-    versions: { meshwork: await version(), node: process.version },
-    machine: { platform: process.platform, arch: process.arch, cpu: os.cpus()[0]?.model, cores: os.availableParallelism() },
-    mesh: String(mesh.layout),
-    seed: settings.seed,
-    data: data.files,
-    started: new Date().toISOString(),
-  };
 }
 
 async function train(run: Run): Promise<number> {
@@ -204,8 +190,7 @@ async function sample(run: Run, generator: Generator): Promise<void> {
   const made: number[] = [];
   for await (const { id } of generator.tokens(ids.length > 0 ? ids : [0], {
     maxTokens: sampleTokens,
-    temperature: 0.7,
-    seed: run.prepared.settings.seed,
+    sample: createSampler({ temperature: 0.7, seed: run.prepared.settings.seed }),
     signal: run.signal,
   })) {
     made.push(id);

@@ -23,14 +23,6 @@ interface VerbParts<Table extends FlagTable> {
   readonly load: () => Promise<(options: FlagValues<Table>, io: CliIo) => Promise<number>>;
 }
 
-/** Loads a verb's function from a file that need not be there while the command is built. */
-async function loadRun<Options>(file: string, name: string): Promise<(options: Options, io: CliIo) => Promise<number>> {
-  const module: Record<string, unknown> = await import(file);
-  const run = module[name];
-  if (typeof run !== "function") throw new TypeError(`${file} exports no ${name}`);
-  return async (options, io) => Number(await run(options, io));
-}
-
 function verb<Table extends FlagTable>(parts: VerbParts<Table>): Verb {
   const help = helpText(parts.name, parts.summary, parts.examples, parts.flags);
   return {
@@ -56,7 +48,7 @@ const VERBS: ReadonlyMap<string, Verb> = new Map([
       summary: "trains a model, on one device or split over a mesh of them",
       examples: ["meshwork train --data notes/*.txt --steps 200", "meshwork train --mesh pp=2,tp=2 --device cpu"],
       flags: trainFlags,
-      load: () => loadRun("./train.ts", "runTrain"),
+      load: async () => (await import("./train.ts")).runTrain,
     }),
   ],
   [
@@ -66,7 +58,7 @@ const VERBS: ReadonlyMap<string, Verb> = new Map([
       summary: "continues a text with a trained model",
       examples: ['meshwork generate --model runs/my-run/model --prompt "The " --max-tokens 50'],
       flags: generateFlags,
-      load: () => loadRun("./generate.ts", "runGenerate"),
+      load: async () => (await import("./generate.ts")).runGenerate,
     }),
   ],
   [

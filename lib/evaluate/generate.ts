@@ -4,15 +4,17 @@ import { DataError } from "../core/errors.ts";
 import type { LanguageModel } from "../nn/language-model.ts";
 import type { Precision } from "../passes/precision.ts";
 import { embedding } from "../tensor/functions.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import { type ForwardStep, forwardStep } from "../train/forward.ts";
 import type { Placement } from "../train/placement.ts";
-import { type SamplingOptions, sampleToken } from "./sample.ts";
+import type { Sampler } from "./sampler.ts";
 
 /** Settings of a generation. */
-export interface GenerateOptions extends SamplingOptions {
+export interface GenerateOptions {
   readonly maxTokens: number;
-  /** Ends the generation when it comes up. */
-  readonly stopToken?: number;
+  readonly sample: Sampler;
+  /** Ids that end the generation when they come up. */
+  readonly endTokens?: ReadonlySet<number>;
   readonly signal?: AbortSignal;
 }
 
@@ -53,7 +55,7 @@ export class Generator implements Disposable {
   #step(length: number): Promise<ForwardStep> {
     const known = this.#steps.get(length);
     if (known) return known;
-    const logits = (batch: Readonly<Record<string, import("../tensor/tensor.ts").Tensor>>) => {
+    const logits = (batch: Readonly<Record<string, Tensor>>) => {
       const all = this.#model.call(batch["ids"]!);
       const rows = all.reshape([length, all.shape[2]!]);
       return { logits: embedding(rows, batch["last"]!.reshape([1])) };
@@ -85,8 +87,8 @@ export class Generator implements Disposable {
     for (let n = 0; n < options.maxTokens; n++) {
       options.signal?.throwIfAborted();
       const logits = await this.logits(ids);
-      const id = sampleToken(logits, options, n);
-      if (id === options.stopToken) return;
+      const id = options.sample(logits, n);
+      if (options.endTokens?.has(id)) return;
       ids.push(id);
       yield { id, logits };
     }
