@@ -32,7 +32,9 @@ export function opcodesHeader(): string {
   kernels.forEach((k, index) => {
     const attrs = Object.entries(k.attrs).map(([n, kind]) => `${n}:${kind}`);
     const rest = "rest" in k ? [`${k.rest}*`] : [];
-    out.push(comment(`${k.name}(${k.inputs.join(", ")}) -> (${k.outputs.join(", ")}) {${[...attrs, ...rest].join(", ")}}`));
+    out.push(
+      comment(`${k.name}(${k.inputs.join(", ")}) -> (${k.outputs.join(", ")}) {${[...attrs, ...rest].join(", ")}}`),
+    );
     out.push(comment(k.doc));
     if (attrs.length > 0) {
       out.push(`namespace attr::${k.name} {`);
@@ -60,7 +62,9 @@ export function opcodesHeader(): string {
       const required = names.filter((n) => !n.endsWith("?") && !n.endsWith("*")).length;
       return `${required}, ${star ? -1 : names.length}`;
     };
-    const letters = Object.values(k.attrs).map((kind) => kind[0]).join("");
+    const letters = Object.values(k.attrs)
+      .map((kind) => kind[0])
+      .join("");
     const rest = "rest" in k ? `${k.rest[0]}*` : "";
     out.push(`  {"${k.name}", ${range(k.inputs)}, ${range(k.outputs)}, "${letters}${rest}"},`);
   }
@@ -68,7 +72,12 @@ export function opcodesHeader(): string {
   for (const [name, { code }] of Object.entries(elementOps)) out.push(`  ${name}_ = ${code},`);
   out.push("};", `constexpr int kEOpCount = ${Object.keys(elementOps).length};`);
   out.push("constexpr int kEOpArity[kEOpCount] = {");
-  out.push(`  ${Object.values(elementOps).map((e) => e.arity).join(", ")}`, "};");
+  out.push(
+    `  ${Object.values(elementOps)
+      .map((e) => e.arity)
+      .join(", ")}`,
+    "};",
+  );
   out.push("// clang-format on", "", "}  // namespace meshwork", "");
   return out.join("\n");
 }

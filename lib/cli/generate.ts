@@ -26,7 +26,12 @@ export async function runGenerate(options: GenerateOptions, io: CliIo): Promise<
   let first: Float32Array | undefined;
   let firstAt = 0;
   const began = performance.now();
-  for await (const { id, logits } of generator.tokens(promptTokens, { maxTokens, sample, endTokens, signal: io.signal })) {
+  for await (const { id, logits } of generator.tokens(promptTokens, {
+    maxTokens,
+    sample,
+    endTokens,
+    signal: io.signal,
+  })) {
     if (first === undefined) firstAt = performance.now();
     first ??= logits;
     made.push(id);

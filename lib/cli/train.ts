@@ -46,7 +46,8 @@ export async function runTrain(options: TrainOptions, io: CliIo): Promise<number
   const axes = Object.fromEntries(Object.entries(settings.mesh).filter(([, n]) => n > 1));
   try {
     await using mesh = await Mesh.open({ device: settings.device === "auto" ? "auto" : "cpu", axes });
-    const model = prepared.weightsFrom === undefined ? createModel(prepared.config) : await loadModel(prepared.weightsFrom);
+    const model =
+      prepared.weightsFrom === undefined ? createModel(prepared.config) : await loadModel(prepared.weightsFrom);
     using step = await compileTraining(mesh, model, prepared);
     await folder.writeRecord(await runRecord(prepared, { mesh: String(mesh.layout), devices: step.plan.devices }));
     const emit = (event: TrainEvent): void => {
@@ -68,7 +69,11 @@ function fieldsOf({ settings }: PreparedTraining) {
   return { inputs: field, targets: field };
 }
 
-function compileTraining(mesh: Mesh, model: LanguageModel, prepared: PreparedTraining): Promise<TrainStep<"inputs" | "targets">> {
+function compileTraining(
+  mesh: Mesh,
+  model: LanguageModel,
+  prepared: PreparedTraining,
+): Promise<TrainStep<"inputs" | "targets">> {
   const { settings } = prepared;
   return trainStep(mesh, model, {
     loss: (batch) => model.loss(batch.inputs, batch.targets),
@@ -86,7 +91,12 @@ function compileTraining(mesh: Mesh, model: LanguageModel, prepared: PreparedTra
 async function train(run: Run): Promise<number> {
   const { prepared, step, folder, log, signal, emit, model } = run;
   const { settings, dataset } = prepared;
-  emit({ type: "plan", devices: step.plan.devices.map((d) => ({ ...d })), mesh: step.plan.mesh, parameters: countParameters(model) });
+  emit({
+    type: "plan",
+    devices: step.plan.devices.map((d) => ({ ...d })),
+    mesh: step.plan.mesh,
+    parameters: countParameters(model),
+  });
   const precision = settings.precision ?? "f32";
   using generator = new Generator(step.placement, model, precision);
   using evaluation = dataset.validationSamples > 0 ? await compileEvaluation(run) : null;
@@ -97,7 +107,10 @@ async function train(run: Run): Promise<number> {
   let skipped = 0;
   while (step.step < settings.steps && !signal.aborted) {
     const batch = dataset.batch(step.step);
-    const result = await step.run({ inputs: batch.inputs, targets: batch.targets }, { learningRate: rate(step.step + 1) });
+    const result = await step.run(
+      { inputs: batch.inputs, targets: batch.targets },
+      { learningRate: rate(step.step + 1) },
+    );
     const { seconds, gradNorm, learningRate } = result;
     loss = result.loss;
     const tokens = settings.batchSize * settings.seqLen;

@@ -54,7 +54,7 @@ export function runGraphPasses(graph: Graph, sources: GraphSources, options: Pas
   let g = graph;
   for (const pass of graphPasses) {
     g = pass.run(g, sources, options);
-      options.onPass?.(pass.name, g);
+    options.onPass?.(pass.name, g);
   }
   return g;
 }

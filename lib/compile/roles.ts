@@ -103,7 +103,11 @@ class Role {
 
   #openCells(): void {
     for (const cell of this.#ownCells()) {
-      const view = this.program.allocate(cell.type.dtype, localShape(cell.type.shape, cell.spec, this.#layout.sizes, this.#place), "step");
+      const view = this.program.allocate(
+        cell.type.dtype,
+        localShape(cell.type.shape, cell.spec, this.#layout.sizes, this.#place),
+        "step",
+      );
       this.#cells.set(cell.name, view);
       this.program.emit(this.opening, {
         kernel: "elementwise",
@@ -159,7 +163,8 @@ class Role {
         segmentOf: () => variant.count,
         source: (node, local, spec) => this.#source(node, local, spec, variant.countFeeds),
       });
-      for (const { name, value } of graph.outputs) this.#accumulate(variant.count, this.#cells.get(name)!, view(value, variant.count), name);
+      for (const { name, value } of graph.outputs)
+        this.#accumulate(variant.count, this.#cells.get(name)!, view(value, variant.count), name);
     }
     return variant;
   }
@@ -168,7 +173,8 @@ class Role {
     const stage = this.#stage;
     const sent = new Set(staged.crossings.filter((c) => c.from === stage).map((c) => c.value));
     const segmentOf = (node: Node): number => (node.phase === "backward" ? variant.backward : variant.forward);
-    const crossing = (value: number, to: number): number => staged.crossings.findIndex((c) => c.value === value && c.to === to);
+    const crossing = (value: number, to: number): number =>
+      staged.crossings.findIndex((c) => c.value === value && c.to === to);
     const view = this.program.lower({
       graph,
       place,
@@ -183,7 +189,8 @@ class Role {
       sent,
     });
     staged.crossings.forEach((c, i) => {
-      if (c.from === stage) variant.crossings.set(i, view(c.value, c.segment === "B" ? variant.backward : variant.forward));
+      if (c.from === stage)
+        variant.crossings.set(i, view(c.value, c.segment === "B" ? variant.backward : variant.forward));
     });
     for (const { name, value } of graph.outputs) {
       const cell = this.#cells.get(name);
@@ -210,7 +217,8 @@ class Role {
     const cell = this.#cells.get(name);
     if (cell) return cell;
     const input = this.#input.source.inputs.find((i) => i.name === name);
-    if (!input) throw new PlanError(`the step reads "${name}", which is neither an input nor a result on stage ${this.#stage}`);
+    if (!input)
+      throw new PlanError(`the step reads "${name}", which is neither an input nor a result on stage ${this.#stage}`);
     const known = input.batch ? feeds.get(name) : this.scalars.get(name);
     if (known) return known;
     const view = this.program.allocate(local.dtype, local.shape, input.batch ? "slot" : "step");
@@ -289,7 +297,11 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
   const planned = pipelineActions(options.schedule(stages, sizes.length), boundary);
   prove(planned.devices, { microbatches: sizes.length, slots: planned.slots });
   const staging = stagingLayout(
-    source.inputs.map((i) => ({ name: i.name, dtype: i.dtype, shape: i.batch ? [options.batchSize, ...i.shape] : i.shape })),
+    source.inputs.map((i) => ({
+      name: i.name,
+      dtype: i.dtype,
+      shape: i.batch ? [options.batchSize, ...i.shape] : i.shape,
+    })),
   );
   const roles = new Map<string, { role: Role; code: ReturnType<typeof encodeSegments> }>();
   const outputs = new OutputStaging();
@@ -376,16 +388,29 @@ function deviceActions(
   const actions: Action[] = [];
   const entry = (name: string): StagingEntry => staging.find((e) => e.name === name)!;
   const run = (segment: number, slot: number, microbatch: number): void => {
-    if (role.program.segments[segment]!.instructions.length > 0) actions.push({ kind: "run", segment, slot, microbatch });
+    if (role.program.segments[segment]!.instructions.length > 0)
+      actions.push({ kind: "run", segment, slot, microbatch });
   };
   const feed = (views: ReadonlyMap<string, View>, microbatch: number, slot: number): void => {
     for (const [name, view] of views) {
       const shape = source.inputs.find((i) => i.name === name)!.shape;
       const row = sizeOf(shape) * dtypeSize(view.dtype);
       const first = sizes.slice(0, microbatch).reduce((a, b) => a + b, 0);
-      const part = shardInterval(sizes[microbatch]!, batchAxes.map((a) => `${a}*`), layout.sizes, layout.place(rank, microbatch));
+      const part = shardInterval(
+        sizes[microbatch]!,
+        batchAxes.map((a) => `${a}*`),
+        layout.sizes,
+        layout.place(rank, microbatch),
+      );
       const bytes = (part.stop - part.start) * row;
-      if (bytes > 0) actions.push({ kind: "feed", stagingOffset: entry(name).offset + (first + part.start) * row, view, bytes, slot });
+      if (bytes > 0)
+        actions.push({
+          kind: "feed",
+          stagingOffset: entry(name).offset + (first + part.start) * row,
+          view,
+          bytes,
+          slot,
+        });
     }
   };
   for (const [name, view] of role.scalars) {
@@ -418,7 +443,13 @@ interface ActionSink {
 }
 
 /** Turns a stage's planned actions into this device's: its variants' segments, its peers; transfers of nothing fall away. */
-function stageActions(role: Role, layout: MeshLayout, rank: number, planned: readonly StageAction[], sink: ActionSink): void {
+function stageActions(
+  role: Role,
+  layout: MeshLayout,
+  rank: number,
+  planned: readonly StageAction[],
+  sink: ActionSink,
+): void {
   const coordinates = layout.coordinates(rank);
   const posted: (number | null)[] = []; // planned send ordinal -> real one, null where nothing is sent
   let sends = 0;

@@ -119,11 +119,16 @@ export function compileStep(source: StepSource, options: StepOptions): CompiledS
   const stages = layout.size("pp");
   const sizes = microbatchSizes(batchSize, microbatches);
   if (batchSize > 0 && sizes.some((n) => n === 0)) {
-    throw new PlanError(`a batch of ${batchSize} samples cannot be cut into ${microbatches} microbatches: one would be empty`);
+    throw new PlanError(
+      `a batch of ${batchSize} samples cannot be cut into ${microbatches} microbatches: one would be empty`,
+    );
   }
   const micro = new Map<number, MicroGraph>();
   for (const n of new Set(sizes)) {
-    const sources = { ...shardSources(source, options, []), ...(options.wantedSpec ? { wantedSpec: options.wantedSpec } : {}) };
+    const sources = {
+      ...shardSources(source, options, []),
+      ...(options.wantedSpec ? { wantedSpec: options.wantedSpec } : {}),
+    };
     const graph = runGraphPasses(source.micro(n), sources, options.passes);
     micro.set(n, { graph, staged: stageGraph(graph, stages, options.stageOfPath) });
   }
@@ -148,7 +153,12 @@ export interface Prologue {
   readonly close: Graph;
 }
 
-function compilePrologue(source: StepSource, options: StepOptions, sizes: readonly number[], cells: readonly Cell[]): Prologue | null {
+function compilePrologue(
+  source: StepSource,
+  options: StepOptions,
+  sizes: readonly number[],
+  cells: readonly Cell[],
+): Prologue | null {
   if (!source.prologue) return null;
   const { at, close } = source.prologue;
   const stage = cells.find((c) => c.name === at)?.stage ?? options.layout.size("pp") - 1;
@@ -157,7 +167,12 @@ function compilePrologue(source: StepSource, options: StepOptions, sizes: readon
     graphs.set(n, runGraphPasses(source.prologue.graph(n), shardSources(source, options, []), options.passes));
   }
   const first = graphs.get(sizes[0]!)!;
-  const own = first.outputs.map(({ name, value }) => ({ name, type: first.values[value]!.type, spec: first.values[value]!.spec!, stage }));
+  const own = first.outputs.map(({ name, value }) => ({
+    name,
+    type: first.values[value]!.type,
+    spec: first.values[value]!.spec!,
+    stage,
+  }));
   const sources = { ...shardSources(source, options, own), outputsWhole: true };
   return { stage, graphs, cells: own, close: runGraphPasses(close, sources, options.passes) };
 }
@@ -181,7 +196,10 @@ function shardSources(source: StepSource, options: StepOptions, cells: readonly 
       const name = node.params["name"] as string;
       const input = source.inputs.find((i) => i.name === name);
       if (input?.batch) {
-        return { dims: [batchAxes.map((a) => `${a}*`), ...input.shape.map((_, d) => input.axes?.[d] ?? [])], partial: {} };
+        return {
+          dims: [batchAxes.map((a) => `${a}*`), ...input.shape.map((_, d) => input.axes?.[d] ?? [])],
+          partial: {},
+        };
       }
       return cells.find((c) => c.name === name)?.spec ?? replicated(shape.length);
     },

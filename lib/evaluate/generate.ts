@@ -71,7 +71,8 @@ export class Generator implements Disposable {
     const { maxPositions, vocabSize } = this.#model.config;
     if (context.length === 0) throw new DataError("generation needs at least one token of context");
     const bad = context.findIndex((id) => !(Number.isInteger(id) && id >= 0 && id < vocabSize));
-    if (bad >= 0) throw new DataError(`token ${context[bad]} at position ${bad} is outside the vocabulary of ${vocabSize}`);
+    if (bad >= 0)
+      throw new DataError(`token ${context[bad]} at position ${bad} is outside the vocabulary of ${vocabSize}`);
     const recent = context.slice(-maxPositions);
     const length = this.#bucket(recent.length);
     const ids = new Int32Array(length);

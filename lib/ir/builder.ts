@@ -65,7 +65,10 @@ export abstract class Builder<V> {
       (s, v) => broadcastShapes(s, this.shape(v), "select operands"),
       [...this.shape(condition)],
     );
-    return this.one("select", [condition, va, vb].map((v) => this.broadcastTo(v, shape)));
+    return this.one(
+      "select",
+      [condition, va, vb].map((v) => this.broadcastTo(v, shape)),
+    );
   }
   cast(x: V, dtype: DType): V {
     return this.dtype(x) === dtype ? x : this.one("cast", [x], { dtype });
@@ -103,7 +106,12 @@ export abstract class Builder<V> {
     const shape = this.shape(x);
     const over = normalizeDims(dims, shape.length);
     const kept = over.length === 0 ? x : this.one(`reduce_${kind}`, [x], { dims: over });
-    return keep ? kept : this.reshape(kept, shape.filter((_, d) => !over.includes(d)));
+    return keep
+      ? kept
+      : this.reshape(
+          kept,
+          shape.filter((_, d) => !over.includes(d)),
+        );
   }
   sum(x: V, dims?: number | readonly number[], keep = false): V {
     return this.reduce("sum", x, dims, keep);

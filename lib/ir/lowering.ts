@@ -22,9 +22,19 @@ export interface View {
  * (`axes` includes them, first). counts: the sizes of the parts that the ranks of `axes` hold within the part over `outer`.
  */
 export type TableEntry =
-  | { readonly kind: "start"; readonly size: number; readonly axes: readonly string[]; readonly outer?: readonly string[] }
+  | {
+      readonly kind: "start";
+      readonly size: number;
+      readonly axes: readonly string[];
+      readonly outer?: readonly string[];
+    }
   | { readonly kind: "group"; readonly axes: readonly string[]; readonly stages?: readonly number[] }
-  | { readonly kind: "counts"; readonly size: number; readonly axes: readonly string[]; readonly outer: readonly string[] }
+  | {
+      readonly kind: "counts";
+      readonly size: number;
+      readonly axes: readonly string[];
+      readonly outer: readonly string[];
+    }
   | { readonly kind: "literal"; readonly value: number };
 
 /** An attribute of an instruction: an int word, a float constant, or table words. */

@@ -21,8 +21,10 @@ export class MeshLayout {
   /** Throws MeshError for a size that is not a positive integer. */
   constructor(axes: Readonly<Record<string, number>>) {
     for (const [name, size] of Object.entries(axes)) {
-      if (!Number.isInteger(size) || size < 1) throw new MeshError(`mesh axis ${name} has size ${size}; a size is 1 or more`);
-      if (!/^[a-z][a-z0-9_]*$/i.test(name)) throw new MeshError(`"${name}" cannot name a mesh axis: use letters and digits`);
+      if (!Number.isInteger(size) || size < 1)
+        throw new MeshError(`mesh axis ${name} has size ${size}; a size is 1 or more`);
+      if (!/^[a-z][a-z0-9_]*$/i.test(name))
+        throw new MeshError(`"${name}" cannot name a mesh axis: use letters and digits`);
     }
     const names = Object.keys(axes);
     const known = axisOrder.filter((a) => names.includes(a));

@@ -97,7 +97,12 @@ function splitOnce(n: number, parts: number, rank: number, turn: number): Interv
  * several axes, each part is split again. For a "*" axis the remainder's first owner is the microbatch's number, so that
  * owners rotate (outer axis first).
  */
-export function shardInterval(n: number, axes: readonly string[], sizes: Readonly<Record<string, number>>, place: Place): Interval {
+export function shardInterval(
+  n: number,
+  axes: readonly string[],
+  sizes: Readonly<Record<string, number>>,
+  place: Place,
+): Interval {
   let start = 0;
   let length = n;
   let turns = place.microbatch;
@@ -114,7 +119,12 @@ export function shardInterval(n: number, axes: readonly string[], sizes: Readonl
 }
 
 /** Local shape of a value of the given global shape at a place. */
-export function localShape(shape: Shape, spec: ValueSpec, sizes: Readonly<Record<string, number>>, place: Place): number[] {
+export function localShape(
+  shape: Shape,
+  spec: ValueSpec,
+  sizes: Readonly<Record<string, number>>,
+  place: Place,
+): number[] {
   return shape.map((n, d) => {
     const axes = spec.dims[d]!;
     if (axes.length === 0) return n;

@@ -13,7 +13,13 @@ export type Action =
   | { readonly kind: "run"; readonly segment: number; readonly slot: number; readonly microbatch: number }
   | { readonly kind: "transfer"; readonly items: readonly TransferItem[] }
   | { readonly kind: "wait"; readonly send: number }
-  | { readonly kind: "feed"; readonly stagingOffset: number; readonly view: View; readonly bytes: number; readonly slot: number }
+  | {
+      readonly kind: "feed";
+      readonly stagingOffset: number;
+      readonly view: View;
+      readonly bytes: number;
+      readonly slot: number;
+    }
   | { readonly kind: "fetch"; readonly stagingOffset: number; readonly view: View; readonly bytes: number };
 
 /** One side of a transfer. */
@@ -64,7 +70,11 @@ class Interner<T> {
 }
 
 /** Encodes the segments of a planned program. `boundBytes` are the smallest sizes of the bound buffers. */
-export function encodeSegments(program: ProgramBuilder, plan: MemoryPlan, boundBytes: readonly number[]): EncodedSegments {
+export function encodeSegments(
+  program: ProgramBuilder,
+  plan: MemoryPlan,
+  boundBytes: readonly number[],
+): EncodedSegments {
   const views = new Interner<number[]>();
   const floats = new Interner<number>();
   const labels = new Interner<string>();
@@ -73,7 +83,13 @@ export function encodeSegments(program: ProgramBuilder, plan: MemoryPlan, boundB
   const offsets: number[] = [];
   let tableWords = 0;
   const viewIndex = (view: View): number => {
-    const words = [dtypeCode(view.dtype), view.dims.length, ...wide(view.offset), ...view.dims.flatMap(wide), ...view.strides.flatMap(wide)];
+    const words = [
+      dtypeCode(view.dtype),
+      view.dims.length,
+      ...wide(view.offset),
+      ...view.dims.flatMap(wide),
+      ...view.strides.flatMap(wide),
+    ];
     return views.add(words.join(), words);
   };
   const tableIndex = (entry: TableEntry): number => {
@@ -82,12 +98,17 @@ export function encodeSegments(program: ProgramBuilder, plan: MemoryPlan, boundB
     if (index === before) {
       if (entry.kind === "group") groups.add(JSON.stringify(entry), entry);
       offsets.push(tableWords);
-      tableWords += entry.kind === "counts" ? entry.axes.reduce((n, a) => n * (program.sizes[a.replace("*", "")] ?? 1), 1) : 1;
+      tableWords +=
+        entry.kind === "counts" ? entry.axes.reduce((n, a) => n * (program.sizes[a.replace("*", "")] ?? 1), 1) : 1;
     }
     return offsets[index]!;
   };
   const attribute = (a: Attribute): number =>
-    typeof a === "number" ? a : "float" in a ? floats.add(String(Object.is(a.float, -0) ? "-0" : a.float), a.float) : tableIndex(a.table);
+    typeof a === "number"
+      ? a
+      : "float" in a
+        ? floats.add(String(Object.is(a.float, -0) ? "-0" : a.float), a.float)
+        : tableIndex(a.table);
   const operand = (view: View): number[] => {
     const { region, offset } = plan.locations[view.buffer]!;
     return [region, offset / alignment, viewIndex(view)];
@@ -131,9 +152,15 @@ function wide(n: number): [number, number] {
 }
 
 /** Encodes the program of one device. */
-export function encodeProgram(code: EncodedSegments, actions: readonly Action[], device: DeviceTable, microbatches: number): Int32Array {
+export function encodeProgram(
+  code: EncodedSegments,
+  actions: readonly Action[],
+  device: DeviceTable,
+  microbatches: number,
+): Int32Array {
   const { plan } = code;
-  const words = (e: TableEntry, m: number): number[] => (e.kind === "group" ? [code.groups.indexOf(e)] : device.words(e, m));
+  const words = (e: TableEntry, m: number): number[] =>
+    e.kind === "group" ? [code.groups.indexOf(e)] : device.words(e, m);
   const tables = Array.from({ length: microbatches }, (_, m) => code.entries.flatMap((e) => words(e, m)));
   const tableWords = tables[0]?.length ?? 0;
   const at = (view: View, slot: number): number => {
@@ -149,7 +176,13 @@ export function encodeProgram(code: EncodedSegments, actions: readonly Action[],
         return [
           2,
           a.items.length,
-          ...a.items.flatMap((t) => [t.direction === "send" ? 0 : 1, t.peer, t.tag, at(t.view, t.slot) / alignment, code.viewIndex(t.view)]),
+          ...a.items.flatMap((t) => [
+            t.direction === "send" ? 0 : 1,
+            t.peer,
+            t.tag,
+            at(t.view, t.slot) / alignment,
+            code.viewIndex(t.view),
+          ]),
         ];
       case "wait":
         return [3, a.send];

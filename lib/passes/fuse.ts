@@ -10,7 +10,9 @@ const maxSteps = 48;
 const maxInputs = 24;
 
 function isElementwise(node: Node): boolean {
-  return node.op === "cast" || (node.op in elementOps && node.op !== "const" && node.op !== "iota" && node.op !== "round_to");
+  return (
+    node.op === "cast" || (node.op in elementOps && node.op !== "const" && node.op !== "iota" && node.op !== "round_to")
+  );
 }
 
 function sameSplit(a: Value, b: Value): boolean {
@@ -45,7 +47,11 @@ export function fuse(graph: Graph, room: (node: Node) => string): Graph {
 }
 
 /** Constants that only fused nodes read, which then hold them themselves; a group of constants alone keeps its operands. */
-function inlinedConstants(graph: Graph, groupOf: readonly number[], members: ReadonlyMap<number, number[]>): Set<number> {
+function inlinedConstants(
+  graph: Graph,
+  groupOf: readonly number[],
+  members: ReadonlyMap<number, number[]>,
+): Set<number> {
   const isConstant = (v: number): boolean => graph.nodes[graph.values[v]!.node]!.op === "constant";
   const found = new Set(graph.nodes.flatMap((node) => (node.op === "constant" ? node.outputs : [])));
   const pure = new Set<number>();
@@ -117,7 +123,13 @@ function copyNode(b: GraphBuilder, graph: Graph, node: Node, map: number[]): voi
 }
 
 /** Emits a group (ascending node numbers, the root last) as one node. */
-function emitFused(b: GraphBuilder, graph: Graph, group: readonly number[], map: number[], inlined: ReadonlySet<number>): void {
+function emitFused(
+  b: GraphBuilder,
+  graph: Graph,
+  group: readonly number[],
+  map: number[],
+  inlined: ReadonlySet<number>,
+): void {
   const root = graph.nodes[group.at(-1)!]!;
   const inside = new Set(group.flatMap((n) => graph.nodes[n]!.outputs));
   const inputs: number[] = [];
@@ -136,7 +148,10 @@ function emitFused(b: GraphBuilder, graph: Graph, group: readonly number[], map:
   inputs.forEach((v, i) => numbers.set(v, i));
   const expression: ElementStep[] = constants.map((v, i) => {
     numbers.set(v, inputs.length + i);
-    const { value, dtype } = graph.nodes[graph.values[v]!.node]!.params as { value: number; dtype: ElementStep["dtype"] };
+    const { value, dtype } = graph.nodes[graph.values[v]!.node]!.params as {
+      value: number;
+      dtype: ElementStep["dtype"];
+    };
     return { op: "constant", dtype, inputs: [], attrs: { value } };
   });
   for (const n of group) {
@@ -146,9 +161,12 @@ function emitFused(b: GraphBuilder, graph: Graph, group: readonly number[], map:
     numbers.set(node.outputs[0]!, inputs.length + expression.length - 1);
   }
   const value = root.outputs[0]!;
-  const made = b.append("fused", inputs.map((v) => map[v]!), { expression, outputs: [numbers.get(value)!] }, [
-    graph.values[value]!.type,
-  ])[0]!;
+  const made = b.append(
+    "fused",
+    inputs.map((v) => map[v]!),
+    { expression, outputs: [numbers.get(value)!] },
+    [graph.values[value]!.type],
+  )[0]!;
   map[value] = made;
   b.graph.values[made]!.spec = graph.values[value]!.spec!;
 }

@@ -96,7 +96,9 @@ export class ProgramBuilder {
   /** Adds an instruction; those that would write no element are left out unless every rank must take part. */
   emit(segment: number, instruction: Instruction): void {
     const { instructions } = this.segments[segment]!;
-    const collective = instruction.attributes.some((a) => typeof a === "object" && "table" in a && a.table.kind === "group");
+    const collective = instruction.attributes.some(
+      (a) => typeof a === "object" && "table" in a && a.table.kind === "group",
+    );
     if (!collective && instruction.outputs.every((v) => sizeOf(v.dims) === 0)) return;
     for (const view of [...instruction.inputs, ...instruction.outputs]) this.touch(view, segment, instructions.length);
     instructions.push(instruction);

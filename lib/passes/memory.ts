@@ -85,7 +85,9 @@ function lifetime(buffer: VirtualBuffer, segment: number): Lifetime {
 /** Offsets for intervals in time such that those alive together do not overlap: largest first, best fit. */
 export function packLifetimes(items: readonly Lifetime[]): { offsets: number[]; total: number } {
   const offsets = new Array<number>(items.length).fill(0);
-  const order = items.map((_, i) => i).sort((a, b) => items[b]!.bytes - items[a]!.bytes || items[a]!.first - items[b]!.first);
+  const order = items
+    .map((_, i) => i)
+    .sort((a, b) => items[b]!.bytes - items[a]!.bytes || items[a]!.first - items[b]!.first);
   const placed: number[] = []; // ascending offset
   let total = 0;
   for (const i of order) {

@@ -29,7 +29,11 @@ export function placeCasts(graph: Graph, precision: Precision): Graph {
     b.phase = node.phase;
     const inputs = node.inputs.map((v) => map[v]!);
     const isNarrow = narrowOps.has(node.op) && node.outputs.some((v) => graph.values[v]!.type.dtype === "f32");
-    const outputs = b.emit(node.op, isNarrow ? narrowInputs(node, inputs, (v) => narrow(v, node.phase), b) : inputs, node.params);
+    const outputs = b.emit(
+      node.op,
+      isNarrow ? narrowInputs(node, inputs, (v) => narrow(v, node.phase), b) : inputs,
+      node.params,
+    );
     node.outputs.forEach((v, i) => {
       map[v] = isNarrow ? b.cast(outputs[i]!, graph.values[v]!.type.dtype) : outputs[i]!;
     });

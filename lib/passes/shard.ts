@@ -92,12 +92,7 @@ class ShardBuilder extends GraphBuilder {
   }
 
   source(node: Node, spec: ValueSpec): number[] {
-    const outputs = this.append(
-      node.op,
-      [],
-      node.params,
-      getOp(node.op).infer([], node.params),
-    );
+    const outputs = this.append(node.op, [], node.params, getOp(node.op).infer([], node.params));
     for (const v of outputs) this.graph.values[v]!.spec = this.#normal(spec);
     return outputs;
   }

@@ -73,7 +73,11 @@ export class Engine implements Disposable {
   /** Checks and loads programs. */
   load(request: LoadRequest): Executable {
     const { programs, buffers, inputBytes, outputBytes } = request;
-    return new Executable(this, addon.executableLoad(this.handle, programs, buffers, inputBytes, outputBytes), inputBytes);
+    return new Executable(
+      this,
+      addon.executableLoad(this.handle, programs, buffers, inputBytes, outputBytes),
+      inputBytes,
+    );
   }
 
   /** Aborts the run that is on and those queued. */

@@ -49,7 +49,9 @@ export class PersistentStore {
   /** Start and shape of a device's shard. */
   shard(type: PersistentType, rank: number): { start: number[]; shape: number[] } {
     const place = this.#layout.place(rank);
-    const parts = type.shape.map((n, d) => shardInterval(n, type.spec.dims[d]!.map(axisName), this.#layout.sizes, place));
+    const parts = type.shape.map((n, d) =>
+      shardInterval(n, type.spec.dims[d]!.map(axisName), this.#layout.sizes, place),
+    );
     return { start: parts.map((p) => p.start), shape: parts.map((p) => p.stop - p.start) };
   }
 
@@ -131,7 +133,11 @@ export class PersistentStore {
     const out = new Array<number>(this.#layout.devices).fill(0);
     for (const entry of this.#entries.values()) {
       entry.buffers.forEach((buffer, rank) => {
-        if (buffer >= 0) out[rank]! += Math.max(64, Math.ceil((sizeOf(this.shard(entry, rank).shape) * dtypeSize(entry.dtype)) / 64) * 64);
+        if (buffer >= 0)
+          out[rank]! += Math.max(
+            64,
+            Math.ceil((sizeOf(this.shard(entry, rank).shape) * dtypeSize(entry.dtype)) / 64) * 64,
+          );
       });
     }
     return out;

@@ -68,11 +68,19 @@ export function concat(parts: readonly Tensor[], dim = 0): Tensor {
 }
 
 /** A constant tensor of a context. */
-export function full(context: TensorContext, shape: Shape, value: number, dtype: "f32" | "f64" | "i32" | "bool" | "bf16" = "f32"): Tensor {
+export function full(
+  context: TensorContext,
+  shape: Shape,
+  value: number,
+  dtype: "f32" | "f64" | "i32" | "bool" | "bf16" = "f32",
+): Tensor {
   return new TensorClass(context.builder.constant(value, dtype, shape), context);
 }
 
 /** Indices 0, 1, 2, ... along `dim` of a shape, i32. */
 export function iota(context: TensorContext, shape: Shape, dim = 0): Tensor {
-  return new TensorClass(context.builder.one("iota", [], { dim: normalizeDim(dim, shape.length), shape: [...shape] }), context);
+  return new TensorClass(
+    context.builder.one("iota", [], { dim: normalizeDim(dim, shape.length), shape: [...shape] }),
+    context,
+  );
 }

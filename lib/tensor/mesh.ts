@@ -146,7 +146,8 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
     const canonical: Graph = { ...graph, nodes };
     const specs = [...id].map(([name, own]) => [name, this.store.type(own).spec]);
     const key = JSON.stringify([nodes, graph.outputs, specs]);
-    const known = this.#cache.get(key) ?? this.#compileCanonical(canonical, (name) => this.store.type(id.get(name)!).spec);
+    const known =
+      this.#cache.get(key) ?? this.#compileCanonical(canonical, (name) => this.store.type(id.get(name)!).spec);
     this.#cache.set(key, known);
     return { ...known, bindings: known.bindings.map((ids) => ids.map((name) => id.get(name)!)) };
   }

@@ -84,7 +84,9 @@ export class Parameter implements Readable {
   /** Gives the values, in the stored or the inner form. Throws ShapeError for another number of elements. */
   load(values: StorageArray, shape: Shape): void {
     if (!sameShape(shape, this.stored.shape) && !sameShape(shape, this.shape)) {
-      throw new ShapeError(`${this.stored.name} has shape ${shapeText(this.stored.shape)}, the given values ${shapeText(shape)}`);
+      throw new ShapeError(
+        `${this.stored.name} has shape ${shapeText(this.stored.shape)}, the given values ${shapeText(shape)}`,
+      );
     }
     this.loaded = values;
   }

@@ -66,7 +66,8 @@ export class Tensor {
   }
   /** The value of a tensor with one element. Throws ShapeError for others. */
   async item(): Promise<number> {
-    if (this.size !== 1) throw new ShapeError(`item() reads one element, this tensor has shape ${shapeText(this.shape)}`);
+    if (this.size !== 1)
+      throw new ShapeError(`item() reads one element, this tensor has shape ${shapeText(this.shape)}`);
     return (await this.values())[0]!;
   }
   /** The elements as nested arrays. */
@@ -79,7 +80,13 @@ export class Tensor {
   /** Adds an op to this tensor's graph. The other tensors must belong to the same mesh or trace. */
   emit(op: string, others: readonly Operand[], params: Params = {}): Tensor[] {
     const inputs = [this, ...others.map((o) => this.#operand(o))];
-    return this.context.builder.emit(op, inputs.map((t) => t.sym), params).map((s) => new Tensor(s, this.context));
+    return this.context.builder
+      .emit(
+        op,
+        inputs.map((t) => t.sym),
+        params,
+      )
+      .map((s) => new Tensor(s, this.context));
   }
   #operand(other: Operand): Tensor {
     return typeof other === "number" ? this.wrap(this.context.builder.constant(other, this.dtype)) : this.with(other);
@@ -243,7 +250,9 @@ export class Tensor {
   transpose(permutation?: readonly number[]): Tensor {
     const order = (permutation ?? this.shape.map((_, d) => this.rank - 1 - d)).map((d) => normalizeDim(d, this.rank));
     if (order.length !== this.rank || new Set(order).size !== this.rank) {
-      throw new ShapeError(`${shapeText(order)} does not permute the dims of a tensor of shape ${shapeText(this.shape)}`);
+      throw new ShapeError(
+        `${shapeText(order)} does not permute the dims of a tensor of shape ${shapeText(this.shape)}`,
+      );
     }
     return this.wrap(this.context.builder.transpose(this.sym, order));
   }
@@ -293,7 +302,9 @@ export class Tensor {
     if (d === this.rank - 1) return this.emit("softmax", [])[0]!;
     const order = this.shape.map((_, i) => i).filter((i) => i !== d);
     const back = [...this.shape.keys()].map((i) => (i === d ? this.rank - 1 : i < d ? i : i - 1));
-    return this.transpose([...order, d]).softmax().transpose(back);
+    return this.transpose([...order, d])
+      .softmax()
+      .transpose(back);
   }
   logSoftmax(dim = -1): Tensor {
     const shifted = this.sub(this.stopGradient().max(dim, true));
@@ -314,7 +325,9 @@ export class Tensor {
   matmul(other: Tensor | Readable): Tensor {
     const right = this.with(other);
     if (this.rank < 1 || right.rank < 2) {
-      throw new ShapeError(`matmul of shapes ${shapeText(this.shape)} and ${shapeText(right.shape)}: the right side has 2 or more dims`);
+      throw new ShapeError(
+        `matmul of shapes ${shapeText(this.shape)} and ${shapeText(right.shape)}: the right side has 2 or more dims`,
+      );
     }
     if (this.shape[this.rank - 1] !== right.shape[right.rank - 2]) {
       throw new ShapeError(
@@ -326,7 +339,9 @@ export class Tensor {
     const names = this.shape.slice(0, -1).map((_, i) => `a${i}`);
     if (lead.length === 0) return this.einsum(`${names.join(" ")} k, k n -> ${names.join(" ")} n`, right);
     if (this.rank < 2 || lead.length !== this.rank - 2 || lead.some((n, i) => n !== this.shape[i])) {
-      throw new ShapeError(`matmul of shapes ${shapeText(this.shape)} and ${shapeText(right.shape)}: leading dims differ`);
+      throw new ShapeError(
+        `matmul of shapes ${shapeText(this.shape)} and ${shapeText(right.shape)}: leading dims differ`,
+      );
     }
     const batch = names.slice(0, -1).join(" ");
     return this.einsum(`${batch} m k, ${batch} k n -> ${batch} m n`, right);
@@ -339,7 +354,8 @@ export function resolveShape(shape: Shape, from: Shape): number[] {
   if (open < 0) return [...shape];
   const rest = shape.reduce((n, d, i) => (i === open ? n : n * d), 1);
   const size = sizeOf(from);
-  if (rest <= 0 || size % rest !== 0) throw new ShapeError(`${shapeText(from)} cannot be reshaped to ${shapeText(shape)}`);
+  if (rest <= 0 || size % rest !== 0)
+    throw new ShapeError(`${shapeText(from)} cannot be reshaped to ${shapeText(shape)}`);
   return shape.map((d, i) => (i === open ? size / rest : d));
 }
 
@@ -366,13 +382,15 @@ export function flattenNested(value: Nested): { shape: number[]; values: (number
   shape.forEach((n, d) => {
     const next: Nested[] = [];
     for (const v of level) {
-      if (!Array.isArray(v) || v.length !== n) throw new ShapeError(`ragged array: dim ${d} has sizes ${n} and ${Array.isArray(v) ? v.length : "none"}`);
+      if (!Array.isArray(v) || v.length !== n)
+        throw new ShapeError(`ragged array: dim ${d} has sizes ${n} and ${Array.isArray(v) ? v.length : "none"}`);
       for (const x of v as Nested[]) next.push(x);
     }
     level = next;
   });
   const scalars = level.map((v) => {
-    if (typeof v !== "number" && typeof v !== "boolean") throw new ShapeError("ragged array: numbers and arrays are mixed");
+    if (typeof v !== "number" && typeof v !== "boolean")
+      throw new ShapeError("ragged array: numbers and arrays are mixed");
     return v;
   });
   return { shape, values: scalars };

@@ -47,7 +47,12 @@ export class Placement {
   async place(parameter: Parameter, stages: readonly number[], seed: number): Promise<void> {
     const { store } = this.mesh;
     if (store.has(parameter.id)) return;
-    store.allocate(parameter.id, { dtype: parameter.dtype, shape: parameter.shape, spec: this.spec(parameter), stages });
+    store.allocate(parameter.id, {
+      dtype: parameter.dtype,
+      shape: parameter.shape,
+      spec: this.spec(parameter),
+      stages,
+    });
     store.write(parameter.id, parameter.loaded ?? (await initialValues(this.mesh, parameter, seed)));
     parameter.loaded = null;
   }

@@ -20,7 +20,11 @@ export class StepPlan {
 
   constructor(mesh: Mesh, compiled: CompiledStep, placement: Placement) {
     this.mesh = String(mesh.layout);
-    this.devices = compiled.devices.map((d) => ({ ...d, device: `${mesh.engine.kind}:${d.rank}`, bytes: d.arenaBytes + d.boundBytes }));
+    this.devices = compiled.devices.map((d) => ({
+      ...d,
+      device: `${mesh.engine.kind}:${d.rank}`,
+      bytes: d.arenaBytes + d.boundBytes,
+    }));
     const stages: string[][] = Array.from({ length: placement.stages.stages }, () => []);
     for (const [path, stage] of placement.stages.stageOfBlock) stages[stage]!.push(path);
     this.stages = stages;
@@ -29,10 +33,20 @@ export class StepPlan {
   /** A table for people. */
   toString(): string {
     const mib = (n: number): string => (n / 2 ** 20).toFixed(1).padStart(9);
-    const lines = [`mesh ${this.mesh}, MiB per device`, "device   stage     total    params  activations   scratch  instructions"];
+    const lines = [
+      `mesh ${this.mesh}, MiB per device`,
+      "device   stage     total    params  activations   scratch  instructions",
+    ];
     for (const d of this.devices) {
       const slots = d.slotBytes * d.slots + d.stepBytes;
-      const columns = [d.device.padEnd(8), String(d.stage).padStart(5), mib(d.bytes), mib(d.boundBytes), `    ${mib(slots)}`, mib(d.scratchBytes)];
+      const columns = [
+        d.device.padEnd(8),
+        String(d.stage).padStart(5),
+        mib(d.bytes),
+        mib(d.boundBytes),
+        `    ${mib(slots)}`,
+        mib(d.scratchBytes),
+      ];
       lines.push(`${columns.join(" ")} ${String(d.instructions).padStart(13)}`);
     }
     return lines.join("\n");

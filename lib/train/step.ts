@@ -1,7 +1,14 @@
 // trainStep: a loss on a model becomes one compiled step: forward, backward, clipping and update, over a whole mesh.
 import { DataError, PlanError } from "../core/errors.ts";
 import { LoadedStep } from "../compile/load.ts";
-import { type Cell, type CompiledStep, type StepInput, type StepSource, compileStep, microbatchSizes } from "../compile/step.ts";
+import {
+  type Cell,
+  type CompiledStep,
+  type StepInput,
+  type StepSource,
+  compileStep,
+  microbatchSizes,
+} from "../compile/step.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { scheduleMaker } from "../passes/schedule.ts";
 import type { Precision } from "../passes/precision.ts";
@@ -81,7 +88,13 @@ export class TrainStep<Name extends string = string> implements Disposable {
   readonly #samples: Int32Array;
 
   /** Use trainStep(). */
-  constructor(parts: { loaded: LoadedStep; plan: StepPlan; placement: Placement; options: TrainStepOptions<Name>; source: UpdateSource }) {
+  constructor(parts: {
+    loaded: LoadedStep;
+    plan: StepPlan;
+    placement: Placement;
+    options: TrainStepOptions<Name>;
+    source: UpdateSource;
+  }) {
     this.#loaded = parts.loaded;
     this.plan = parts.plan;
     this.placement = parts.placement;
@@ -97,7 +110,11 @@ export class TrainStep<Name extends string = string> implements Disposable {
     const step = this.step + 1;
     const learningRate = options.learningRate ?? optimizer.learningRate;
     const scalars = optimizer.scalars(step);
-    const inputs: Record<string, ArrayLike<number>> = { learningRate: [learningRate], $key: seedWords(seed, step), $samples: this.#samples };
+    const inputs: Record<string, ArrayLike<number>> = {
+      learningRate: [learningRate],
+      $key: seedWords(seed, step),
+      $samples: this.#samples,
+    };
     optimizer.scalarNames.forEach((name, i) => {
       inputs[name] = [scalars[i]!];
     });
@@ -160,7 +177,11 @@ export async function trainStep<Name extends string>(
   const step: StepSource = {
     inputs: stepInputs(options as TrainStepOptions),
     micro: (n) => trainGraph(traces.get(n)!, trainable),
-    prologue: { graph: (n) => countGraph(traces.get(n)!), close: seedGraph(first), at: cellName.sum(first.terms[0]!.name) },
+    prologue: {
+      graph: (n) => countGraph(traces.get(n)!),
+      close: seedGraph(first),
+      at: cellName.sum(first.terms[0]!.name),
+    },
     onCells: (cells) => {
       all = cells;
     },
@@ -203,7 +224,9 @@ function updateSource(
   options: TrainStepOptions,
   stages: number,
 ): UpdateSource {
-  const stageOfRead = new Map(cells.filter((c) => c.name.startsWith("grad ")).map((c) => [Number(c.name.slice(5)), c.stage]));
+  const stageOfRead = new Map(
+    cells.filter((c) => c.name.startsWith("grad ")).map((c) => [Number(c.name.slice(5)), c.stage]),
+  );
   const trained: Trained[] = [];
   for (const parameter of placement.parameters) {
     const reads = ids.flatMap((id, i) => (id === parameter.id && stageOfRead.has(i) ? [i] : []));
@@ -223,7 +246,13 @@ function updateSource(
 }
 
 /** Fills parameters where programs bind them, and makes zeroed optimizer state beside them. */
-async function placeParameters(mesh: Mesh, placement: Placement, compiled: CompiledStep, source: UpdateSource, seed: number): Promise<void> {
+async function placeParameters(
+  mesh: Mesh,
+  placement: Placement,
+  compiled: CompiledStep,
+  source: UpdateSource,
+  seed: number,
+): Promise<void> {
   const readers = new Map<string, Set<number>>();
   compiled.bindings.forEach((ids, rank) => {
     for (const id of ids) {

@@ -48,7 +48,11 @@ export const cellName = {
 } as const;
 
 /** Traces a loss on microbatches of so many samples. */
-export function traceLoss(loss: LossFunction, fields: Readonly<Record<string, BatchField>>, samples: number): TracedLoss {
+export function traceLoss(
+  loss: LossFunction,
+  fields: Readonly<Record<string, BatchField>>,
+  samples: number,
+): TracedLoss {
   const builder = new SymBuilder();
   const context: TensorContext = { builder, name: "a traced loss" };
   const batch: Record<string, Tensor> = {};
@@ -66,26 +70,39 @@ export function traceLoss(loss: LossFunction, fields: Readonly<Record<string, Ba
     return { name, sum: sum.cast("f32").sym, count: count.cast("f32").sym, weight };
   });
   if (terms.length === 0) throw new PlanError("the loss has no term");
-  const reads = reachable(terms.map((t) => t.sum)).filter((n) => n.op === "parameter").map((n) => n.outputs[0]!);
+  const reads = reachable(terms.map((t) => t.sum))
+    .filter((n) => n.op === "parameter")
+    .map((n) => n.outputs[0]!);
   return { context, terms, reads };
 }
 
 function expectScalar(what: string, tensor: Tensor): void {
-  if (sizeOf(tensor.shape) !== 1) throw new ShapeError(`${what} must be one number, not of shape ${shapeText(tensor.shape)}`);
+  if (sizeOf(tensor.shape) !== 1)
+    throw new ShapeError(`${what} must be one number, not of shape ${shapeText(tensor.shape)}`);
 }
 
 /** Sums and gradients of a microbatch: outputs `sum <term>` and `grad <read>`, seeds as inputs. */
 export function trainGraph(traced: TracedLoss, trainable: (id: string) => boolean): Graph {
   const { builder } = traced.context;
-  const outputs: NamedSym[] = traced.terms.map((t) => ({ name: cellName.sum(t.name), sym: builder.reshape(t.sum, []) }));
+  const outputs: NamedSym[] = traced.terms.map((t) => ({
+    name: cellName.sum(t.name),
+    sym: builder.reshape(t.sum, []),
+  }));
   const parts = traced.terms.map((t, i) => {
     const seed = builder.one("input", [], { name: cellName.seed(t.name), dtype: "f32", shape: [] });
     return builder.mul(outputs[i]!.sym, seed);
   });
   const total = parts.reduce((a, b) => builder.add(a, b));
-  const wrt = traced.reads.map((sym, index) => ({ sym, index })).filter(({ sym }) => trainable(sym.node.params["id"] as string));
+  const wrt = traced.reads
+    .map((sym, index) => ({ sym, index }))
+    .filter(({ sym }) => trainable(sym.node.params["id"] as string));
   const seed = builder.constant(1, "f32");
-  const grads = gradients(builder, total, seed, wrt.map(({ sym }) => sym));
+  const grads = gradients(
+    builder,
+    total,
+    seed,
+    wrt.map(({ sym }) => sym),
+  );
   grads.forEach((sym, i) => {
     if (sym) outputs.push({ name: cellName.grad(wrt[i]!.index), sym });
   });
@@ -121,7 +138,10 @@ export function seedGraph(traced: TracedLoss): Graph {
     traced.terms.map((t) => {
       const count = builder.one("input", [], { name: cellName.count(t.name), dtype: "f32", shape: [] });
       const none = builder.binary("le", count, 0);
-      return { name: cellName.seed(t.name), sym: builder.select(none, 0, builder.div(t.weight, builder.select(none, 1, count))) };
+      return {
+        name: cellName.seed(t.name),
+        sym: builder.select(none, 0, builder.div(t.weight, builder.select(none, 1, count))),
+      };
     }),
   );
 }

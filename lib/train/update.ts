@@ -54,7 +54,10 @@ export function updateGraph(source: UpdateSource, stage: number, cells: readonly
     b.path = t.parameter.path;
     const parts = t.reads.map((r) => cell(cellName.grad(r))).filter((v) => v !== null);
     const own = parts.reduce((x, y) => b.add(x, y));
-    gradient.set(t, t.stages.length > 1 ? b.one("all_reduce", [own], { axes: ["pp"], stages: t.stages, kind: "sum" }) : own);
+    gradient.set(
+      t,
+      t.stages.length > 1 ? b.one("all_reduce", [own], { axes: ["pp"], stages: t.stages, kind: "sum" }) : own,
+    );
   }
   b.path = "";
   const squares = squareVector(b, source, stage, gradient);
@@ -66,7 +69,8 @@ export function updateGraph(source: UpdateSource, stage: number, cells: readonly
   for (const [t, grad] of gradient) {
     const { parameter } = t;
     b.path = parameter.path;
-    const read = (id: string): Sym => b.one("parameter", [], { id, dtype: parameter.dtype, shape: [...parameter.shape] });
+    const read = (id: string): Sym =>
+      b.one("parameter", [], { id, dtype: parameter.dtype, shape: [...parameter.shape] });
     const made = source.optimizer.update(b, {
       parameter: read(parameter.id),
       gradient: grad,

@@ -12,7 +12,10 @@ export interface CommandResult {
 }
 
 /** Runs `meshwork ...args --log json`. */
-export async function command(args: readonly string[], signal: AbortSignal = new AbortController().signal): Promise<CommandResult> {
+export async function command(
+  args: readonly string[],
+  signal: AbortSignal = new AbortController().signal,
+): Promise<CommandResult> {
   let stdout = "";
   let stderr = "";
   const code = await runCommand([...args, "--log", "json"], {
@@ -20,6 +23,9 @@ export async function command(args: readonly string[], signal: AbortSignal = new
     stderr: { write: (text: string) => (stderr += text) },
     signal,
   });
-  const lines = stdout.split("\n").filter((l) => l !== "").map((l): Line => JSON.parse(l));
+  const lines = stdout
+    .split("\n")
+    .filter((l) => l !== "")
+    .map((l): Line => JSON.parse(l));
   return { code, lines, stderr };
 }

@@ -112,9 +112,26 @@ describe("parity with PyTorch", function () {
 
     for (const mesh of ["dp=1", "tp=3", "pp=2"]) {
       it(`${model} generates as PyTorch does under ${mesh}`, async () => {
-        const expected = readJson<{ prompt: number[]; last_logits: number[]; greedy: number[] }>(path.join(folder, model, "logits.json"));
-        const args = ["--model", path.join(folder, model), "--prompt-tokens", expected.prompt.join(), "--max-tokens", "12"];
-        const { code, lines, stderr } = await command(["generate", ...args, "--temperature", "0", "--logits", "--mesh", mesh]);
+        const expected = readJson<{ prompt: number[]; last_logits: number[]; greedy: number[] }>(
+          path.join(folder, model, "logits.json"),
+        );
+        const args = [
+          "--model",
+          path.join(folder, model),
+          "--prompt-tokens",
+          expected.prompt.join(),
+          "--max-tokens",
+          "12",
+        ];
+        const { code, lines, stderr } = await command([
+          "generate",
+          ...args,
+          "--temperature",
+          "0",
+          "--logits",
+          "--mesh",
+          mesh,
+        ]);
         assert.equal(code, 0, stderr);
         const done = lines.at(-1)!;
         assert.deepEqual(done["tokens"], expected.greedy);
@@ -127,14 +144,16 @@ describe("parity with PyTorch", function () {
 
   it("the same command gives the same bits twice; gpipe and 1f1b agree to the bit", async () => {
     const digests = await Promise.all(
-      [["gpt2", "dp=2,pp=2", []], ["gpt2", "dp=2,pp=2", []], ["gpt2", "dp=2,pp=2", ["--schedule", "gpipe"]]].map(
-        async ([model, mesh, extra]) => {
-          const { out, steps } = await train(model as string, mesh as string, extra as string[]);
-          const weights = readFileSync(path.join(out, "model", "model.safetensors")).toString("base64");
-          await rm(out, { recursive: true });
-          return { losses: steps.map((s) => [s["loss"], s["gradNorm"]]), weights };
-        },
-      ),
+      [
+        ["gpt2", "dp=2,pp=2", []],
+        ["gpt2", "dp=2,pp=2", []],
+        ["gpt2", "dp=2,pp=2", ["--schedule", "gpipe"]],
+      ].map(async ([model, mesh, extra]) => {
+        const { out, steps } = await train(model as string, mesh as string, extra as string[]);
+        const weights = readFileSync(path.join(out, "model", "model.safetensors")).toString("base64");
+        await rm(out, { recursive: true });
+        return { losses: steps.map((s) => [s["loss"], s["gradNorm"]]), weights };
+      }),
     );
     assert.deepEqual(digests[0], digests[1]);
     assert.deepEqual(digests[0], digests[2]);
