@@ -1,7 +1,10 @@
 // THE ordered pass list: what happens to every graph between tracing and lowering.
+import { ProgramError } from "../core/errors.ts";
 import type { Graph, Node } from "../ir/graph.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
 import { type ValueSpec, replicated } from "../ir/spec.ts";
+import { verify } from "../ir/verify.ts";
+import { getOp } from "../ops/index.ts";
 import { fuse } from "../passes/fuse.ts";
 import { type Precision, placeCasts } from "../passes/precision.ts";
 import { shard } from "../passes/shard.ts";
@@ -11,7 +14,11 @@ export interface PassOptions {
   readonly precision: Precision;
   /** Called with the graph after every pass, for printing. */
   readonly onPass?: (name: string, graph: Graph) => void;
+  /** Checks the graph before the first pass and after each; by default only where MESHWORK_VERIFY=1 (as tests set it). */
+  readonly verify?: boolean;
 }
+
+const verifyByDefault = process.env.MESHWORK_VERIFY === "1";
 
 /** Where a graph's values come from. */
 export interface GraphSources {
@@ -49,11 +56,24 @@ function outputRank(graph: Graph, name: string): number {
   return graph.values[graph.outputs.find((o) => o.name === name)!.value]!.type.shape.length;
 }
 
+/** Throws ProgramError naming the pass that left the graph unsound. */
+function check(graph: Graph, after: string): void {
+  try {
+    verify(graph, getOp);
+  } catch (error) {
+    if (!(error instanceof ProgramError)) throw error;
+    throw new ProgramError(`after ${after}: ${error.message}`, { details: error.details, cause: error });
+  }
+}
+
 /** Runs the list. */
 export function runGraphPasses(graph: Graph, sources: GraphSources, options: PassOptions): Graph {
+  const checked = options.verify ?? verifyByDefault;
+  if (checked) check(graph, "tracing");
   let g = graph;
   for (const pass of graphPasses) {
     g = pass.run(g, sources, options);
+    if (checked) check(g, pass.name);
     options.onPass?.(pass.name, g);
   }
   return g;
