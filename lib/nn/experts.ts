@@ -62,11 +62,13 @@ export class Experts extends Module {
 
   /** x [b, t, w] -> result [b, t, w], and what the router did. */
   forward(x: Tensor): Routing & { readonly result: Tensor } {
+    // Before the router: in the backward pass their parts of x's gradient, which tensor parallelism must sum, come together.
+    const outputs = this.experts.map((expert) => expert.call(x));
     const probabilities = this.gate.call(x).softmax();
     const chosen = largest(probabilities.stopGradient(), this.#perToken);
     const kept = chosen.where(probabilities, 0);
     const weights = kept.div(kept.sum(-1, true));
-    const parts = this.experts.map((expert, e) => expert.call(x).mul(weights.slice(-1, e, e + 1)));
+    const parts = outputs.map((output, e) => output.mul(weights.slice(-1, e, e + 1)));
     const result = parts.reduce((sum, part) => sum.add(part));
     const share = chosen.cast(probabilities.dtype).mean([0, 1]);
     return { result, probability: probabilities.mean([0, 1]), share };

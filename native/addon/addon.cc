@@ -82,6 +82,11 @@ Napi::Value info(const Args& args) {
   return result;
 }
 
+// Tells the garbage collector what native memory its objects stand for, from what the engine held before.
+void reportMemory(const Args& args, int64_t before, int64_t after) {
+  if (after != before) Napi::MemoryManagement::AdjustExternalMemory(args.env(), after - before);
+}
+
 // engineOpen(backend, devices, threads, unbuffered, timeoutMs): handle
 Napi::Value engineOpen(const Args& args) {
   EngineOptions options;
@@ -96,7 +101,7 @@ Napi::Value engineOpen(const Args& args) {
 }
 
 Napi::Value engineClose(const Args& args) {
-  engineOf(args);
+  reportMemory(args, engineOf(args)->heldBytes(), 0);
   stateOf(args).engines.remove(args.handle(0, "engine"));
   return args.env().Undefined();
 }
@@ -105,13 +110,18 @@ Napi::Value engineClose(const Args& args) {
 Napi::Value bufferAlloc(const Args& args) {
   const std::shared_ptr<Engine> engine = engineOf(args);
   const auto device = static_cast<int>(args.integer(1, "device", 0, engine->devices() - 1));
+  const int64_t before = engine->heldBytes();
   int32_t handle = 0;
   throwUnless(args.env(), engine->allocate(device, args.bytes(2, "bytes"), &handle));
+  reportMemory(args, before, engine->heldBytes());
   return number(args, handle);
 }
 
 Napi::Value bufferFree(const Args& args) {
-  throwUnless(args.env(), engineOf(args)->freeBuffer(args.handle(1, "buffer")));
+  const std::shared_ptr<Engine> engine = engineOf(args);
+  const int64_t before = engine->heldBytes();
+  throwUnless(args.env(), engine->freeBuffer(args.handle(1, "buffer")));
+  reportMemory(args, before, engine->heldBytes());
   return args.env().Undefined();
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <new>
+#include <numeric>
 
 #include "runtime/machine.h"
 
@@ -156,6 +157,12 @@ Status Engine::bufferSize(int32_t handle, int64_t* bytes) const {
   Status status = findBuffer(handle, &buffer);
   if (status.ok()) *bytes = buffer->bytes;
   return status;
+}
+
+int64_t Engine::heldBytes() const {
+  if (!backend_->computes()) return 0;
+  const std::lock_guard lock(mutex_);
+  return std::accumulate(stats_.bufferBytes.begin(), stats_.bufferBytes.end(), int64_t{0});
 }
 
 Status Engine::write(int32_t handle, int64_t offset, const std::byte* from, int64_t bytes) {

@@ -62,6 +62,8 @@ class Engine {
   // The handle is gone at once; the memory goes when no run uses it any more.
   Status freeBuffer(int32_t buffer);
   Status bufferSize(int32_t buffer, int64_t* bytes) const;
+  // Host memory of all buffers that have a handle; 0 where the backend holds none.
+  int64_t heldBytes() const;
   // Copies at once; refused while a run is on or queued.
   Status write(int32_t buffer, int64_t offset, const std::byte* from, int64_t bytes);
   Status read(int32_t buffer, int64_t offset, std::byte* to, int64_t bytes);

@@ -12,7 +12,8 @@ namespace meshwork::MESHWORK_ISA {
 namespace {
 
 constexpr int64_t kTaskBytes = 131072;
-constexpr int64_t kTile = 32;  // of a transposition
+constexpr int64_t kTile = 32;    // of a transposition
+constexpr int64_t kSquare = 128;  // tiles are visited square by square, to stay on few pages
 
 struct Copy {
   Nest<2> nest;  // 0 is y, so that y is written in memory order; 1 is x
@@ -64,6 +65,16 @@ void copyRows(const Copy& copy, Pool& pool) {
   });
 }
 
+// y[i * yRow + j] = x[j * xColumn + i].
+template <class T>
+void copyTile(T* y, int64_t yRow, const T* x, int64_t xColumn, int64_t height, int64_t width) {
+  T tile[kTile][kTile];
+  for (int64_t j = 0; j < width; ++j) {
+    for (int64_t i = 0; i < height; ++i) tile[i][j] = x[j * xColumn + i];
+  }
+  for (int64_t i = 0; i < height; ++i) std::memcpy(y + i * yRow, tile[i], static_cast<size_t>(width) * sizeof(T));
+}
+
 // y is contiguous along the last loop, x along loop `other`: tiles of both, so that whole cache lines are used.
 template <class T>
 void transpose(Copy copy, Pool& pool, int other) {
@@ -77,21 +88,17 @@ void transpose(Copy copy, Pool& pool, int other) {
   }
   const int outer = last - 1;
   const int64_t columns = nest.dims[last], xColumn = nest.strides[1][last];
-  const int64_t rowTiles = (rows + kTile - 1) / kTile;
+  const int64_t rowTiles = (rows + kSquare - 1) / kSquare;
   pool.run(nest.count(outer) * rowTiles, [&](int64_t task, int) {
-    const int64_t index = task / rowTiles, row = (task % rowTiles) * kTile;
-    const int64_t height = std::min(kTile, rows - row);
-    T* y = reinterpret_cast<T*>(copy.y) + nest.offset(0, index, outer) + row * yRow;
-    const T* x = reinterpret_cast<const T*>(copy.x) + nest.offset(1, index, outer) + row;
-    for (int64_t column = 0; column < columns; column += kTile) {
-      const int64_t width = std::min(kTile, columns - column);
-      T tile[kTile][kTile];
-      for (int64_t j = 0; j < width; ++j) {
-        const T* from = x + (column + j) * xColumn;
-        for (int64_t i = 0; i < height; ++i) tile[i][j] = from[i];
-      }
-      for (int64_t i = 0; i < height; ++i) {
-        std::memcpy(y + i * yRow + column, tile[i], static_cast<size_t>(width) * sizeof(T));
+    const int64_t index = task / rowTiles, first = (task % rowTiles) * kSquare;
+    T* y = reinterpret_cast<T*>(copy.y) + nest.offset(0, index, outer);
+    const T* x = reinterpret_cast<const T*>(copy.x) + nest.offset(1, index, outer);
+    for (int64_t square = 0; square < columns; square += kSquare) {
+      for (int64_t row = first; row < std::min(rows, first + kSquare); row += kTile) {
+        for (int64_t column = square; column < std::min(columns, square + kSquare); column += kTile) {
+          copyTile(y + row * yRow + column, yRow, x + column * xColumn + row, xColumn, std::min(kTile, rows - row),
+                   std::min(kTile, columns - column));
+        }
       }
     }
   });

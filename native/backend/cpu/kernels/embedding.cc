@@ -47,10 +47,11 @@ MESHWORK_INLINE void addTo(A* sum, const T* x, int64_t n) {
 // Every block of columns goes through all ids in order, so that each sum is in ascending order for any thread count.
 template <class T, class A>
 void embeddingGrad(const Call& call) {
-  constexpr int64_t kColumns = 64;
   const Operand &dy = call.in[0], &ids = call.in[1], &table = call.out[0];
   const int64_t start = call.tableAttr(attr::embedding_grad::start), rows = table.dim(0), width = table.dim(1);
   if (rows == 0 || width == 0) return;
+  // Wide blocks touch fewer pages, narrow ones use more threads.
+  const int64_t columns = std::clamp<int64_t>((width / 8 + 63) / 64 * 64, 64, 512);
   const int64_t rowBytes = width * static_cast<int64_t>(sizeof(A));
   const int64_t perTask = std::max<int64_t>(1, kTaskBytes / rowBytes);
   call.pool->run((rows + perTask - 1) / perTask, [&](int64_t task, int) {
@@ -59,8 +60,8 @@ void embeddingGrad(const Call& call) {
       std::memset(table.as<A>() + row * table.stride(0), 0, static_cast<size_t>(rowBytes));
     }
   });
-  call.pool->run((width + kColumns - 1) / kColumns, [&](int64_t task, int) {
-    const int64_t column = task * kColumns, n = std::min(kColumns, width - column);
+  call.pool->run((width + columns - 1) / columns, [&](int64_t task, int) {
+    const int64_t column = task * columns, n = std::min(columns, width - column);
     for (int64_t i = 0; i < dy.dim(0); ++i) {
       const int64_t row = rowOf(ids, i, start, rows);
       if (row >= 0) addTo(table.as<A>() + row * table.stride(0) + column, dy.as<T>() + i * dy.stride(0) + column, n);

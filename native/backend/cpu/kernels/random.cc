@@ -15,13 +15,44 @@ constexpr int64_t kTask = 16384;  // elements
 
 enum Kind { kBits = 0, kUniform = 1, kNormal = 2 };
 
+// Both halves of the 64-bit products of every lane.
+MESHWORK_INLINE void multiplyWide(U32 a, uint32_t b, U32& high, U32& low) {
+  const U64 pairs = bitCast<U64>(a);
+  const U64 even = (pairs & 0xffffffffu) * uint64_t{b}, odd = (pairs >> 32) * uint64_t{b};
+  const U64 mask = U64{} + 0xffffffffu;
+  low = bitCast<U32>((even & mask) | (odd << 32));
+  high = bitCast<U32>((even >> 32) | (odd & ~mask));
+}
+
 // The four words of counters first, first + 1, ...: words[lane * kBatch + k] belongs to counter first + k.
 void philoxBatch(uint64_t first, int64_t n, uint32_t site, uint32_t step, const uint32_t (&key)[2], uint32_t* words) {
-  for (int64_t k = 0; k < n; ++k) {
+  uint32_t *c0 = words, *c1 = words + kBatch, *c2 = words + 2 * kBatch, *c3 = words + 3 * kBatch;
+  const int64_t padded = (n + 15) / 16 * 16;
+  for (int64_t k = 0; k < padded; ++k) {
     const uint64_t q = first + static_cast<uint64_t>(k);
-    uint32_t c[4] = {static_cast<uint32_t>(q), static_cast<uint32_t>(q >> 32), site, step};
-    philox4x32(c, key[0], key[1]);
-    for (int lane = 0; lane < 4; ++lane) words[lane * kBatch + k] = c[lane];
+    c0[k] = static_cast<uint32_t>(q);
+    c1[k] = static_cast<uint32_t>(q >> 32);
+    c2[k] = site;
+    c3[k] = step;
+  }
+  for (int64_t k = 0; k < padded; k += kLanes<uint32_t>) {
+    U32 c[4] = {load(c0 + k), load(c1 + k), load(c2 + k), load(c3 + k)};
+    uint32_t key0 = key[0], key1 = key[1];
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+      U32 high0, low0, high2, low2;
+      multiplyWide(c[0], kPhiloxMultiplier0, high0, low0);
+      multiplyWide(c[2], kPhiloxMultiplier1, high2, low2);
+      c[0] = high2 ^ c[1] ^ key0;
+      c[1] = low2;
+      c[2] = high0 ^ c[3] ^ key1;
+      c[3] = low0;
+      key0 += kPhiloxWeyl0;
+      key1 += kPhiloxWeyl1;
+    }
+    store(c0 + k, c[0]);
+    store(c1 + k, c[1]);
+    store(c2 + k, c[2]);
+    store(c3 + k, c[3]);
   }
 }
 
@@ -75,7 +106,7 @@ struct Generator {
 
   // numbers[i] = the number with global index first + i, as float32 (or int32) bits. At most 4 kBatch - 3 of them.
   void fill(uint64_t first, int64_t n, uint32_t* numbers) const {
-    alignas(64) uint32_t words[4 * kBatch] = {};
+    alignas(64) uint32_t words[4 * kBatch];
     const uint64_t lead = first % 4;
     const int64_t counters = (n + static_cast<int64_t>(lead) + 3) / 4;
     philoxBatch(first / 4, counters, site, step, key, words);

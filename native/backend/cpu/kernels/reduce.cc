@@ -13,7 +13,10 @@ namespace {
 constexpr int64_t kUnit = 16384;         // elements of a row summed at a time where a sum is split
 constexpr int64_t kMaxParts = 64;        // a sum is split into, with few outputs
 constexpr int64_t kPartialValues = 4096; // parts x outputs
-constexpr int64_t kRowsPerPart = 256;
+constexpr int64_t kRowsPerPart = 64;
+constexpr int64_t kColumnTile = 1024;
+// Partial sums of columns lie in the first thread's workspace.
+constexpr int64_t kColumnValues = static_cast<int64_t>(Pool::kWorkspaceBytes / sizeof(double));
 
 // The loops over what is kept (0: x, 1: y) and over what is reduced (x).
 struct Shape {
@@ -166,8 +169,8 @@ class Reducer {
     const int outer = kept.rank - 1;
     const int64_t width = kept.dims[outer], yStep = kept.strides[1][outer];
     const int64_t groups = kept.count(outer), count = shape_.reduced.count(shape_.reduced.rank);
-    const int64_t parts = std::min({kPartialValues / (groups * width), count / kRowsPerPart, kMaxParts});
-    if (parts > 1) return reduceColumnParts(parts, count);
+    const int64_t parts = std::min({kColumnValues / (groups * width), count / kRowsPerPart, kMaxParts / 2});
+    if (parts > 1 && groups < kMaxParts) return reduceColumnParts(parts, count);
     const int64_t tile = groups * width >= 8192 ? 512 : 64;
     const int64_t tiles = (width + tile - 1) / tile;
     pool_.run(groups * tiles, [&](int64_t task, int) {
@@ -183,11 +186,14 @@ class Reducer {
     const Nest<2>& kept = shape_.kept;
     const int outer = kept.rank - 1;
     const int64_t width = kept.dims[outer], groups = kept.count(outer), yStep = kept.strides[1][outer];
-    A partial[kPartialValues];
+    A* partial = reinterpret_cast<A*>(pool_.workspace(0));
     pool_.run(groups * parts, [&](int64_t task, int) {
       const int64_t part = task % parts;
-      sumColumns(partial + task * width, x_ + kept.offset(0, task / parts, outer), width, count * part / parts,
-                 count * (part + 1) / parts);
+      const T* x = x_ + kept.offset(0, task / parts, outer);
+      for (int64_t j = 0; j < width; j += kColumnTile) {
+        sumColumns(partial + task * width + j, x + j, std::min(kColumnTile, width - j), count * part / parts,
+                   count * (part + 1) / parts);
+      }
     });
     for (int64_t group = 0; group < groups; ++group) {
       A* sums = partial + group * parts * width;
