@@ -1,4 +1,4 @@
-// Checks what every pass promises of a Graph: ids that agree, an order that can be executed, types that the records infer.
+// Checks what passes promise of a Graph: ids that agree, an order that can be executed, types that the records infer.
 import { MeshworkError, ProgramError } from "../core/errors.ts";
 import { sameShape } from "../core/shape.ts";
 import type { Graph, Node } from "./graph.ts";
@@ -58,9 +58,9 @@ function verifySpecs(graph: Graph): void {
 }
 
 /**
- * Throws ProgramError, naming the node and its path, unless the graph is sound: ids agree, each node follows what it reads, ops
- * are known to `lookup` (which throws for others), types are those that the records infer, specs have their values' ranks, and
- * outputs exist.
+ * Throws ProgramError, naming the node and its path, unless the graph is sound: ids agree, each node follows what it
+ * reads, ops are known to `lookup` (which throws for others), types are those that the records infer, specs have their
+ * values' ranks, and outputs exist.
  */
 export function verify(graph: Graph, lookup: (op: string) => OpRecord): void {
   verifyValues(graph);

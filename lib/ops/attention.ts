@@ -56,8 +56,8 @@ attention's.`,
 });
 
 /**
- * Scores are scaled by `scale`. `causal`: a query sees keys at its position and before. `positions`: two operands give the
- * positions (else they are the indices). `segments`: two operands give segments, and only equal ones see each other.
+ * Scores are scaled by `scale`. `causal`: a query sees keys at its position and before. `positions`: two operands give
+ * the positions (else they are the indices). `segments`: two operands give segments, and only equal ones see each other.
  */
 export type AttentionParams = {
   readonly causal: boolean;

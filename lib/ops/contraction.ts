@@ -65,9 +65,8 @@ function labelSizes(equation: string, parsed: Equation, inputs: readonly TensorT
     labels.forEach((label, d) => {
       const known = sizes.get(label);
       if (known !== undefined && known !== type.shape[d]) {
-        throw new ShapeError(
-          `einsum "${equation}" of ${typeText(inputs[0]!)} and ${typeText(type)}: label ${label} is ${known} and ${type.shape[d]}`,
-        );
+        const operands = `${typeText(inputs[0]!)} and ${typeText(type)}`;
+        throw new ShapeError(`einsum "${equation}" of ${operands}: label ${label} is ${known} and ${type.shape[d]}`);
       }
       sizes.set(label, type.shape[d]!);
     });

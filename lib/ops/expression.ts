@@ -73,8 +73,8 @@ export const elementOps = {
 export type ElementOp = keyof typeof elementOps;
 
 /**
- * One step of an expression: an elementwise op (or `cast`, `constant`, `iota`) on values numbered inputs first, then steps.
- * `dtype` is the result's; `attrs` are the op's params (constant: `value`; iota: `dim`).
+ * One step of an expression: an elementwise op (or `cast`, `constant`, `iota`) on values numbered inputs first, then
+ * steps. `dtype` is the result's; `attrs` are the op's params (constant: `value`; iota: `dim`).
  */
 export type ElementStep = {
   readonly op: string;
@@ -90,7 +90,7 @@ function computeType(dtype: DType): number {
   return dtype === "f64" ? compute.f64 : dtype === "i32" || dtype === "bool" ? compute.i32 : compute.f32;
 }
 
-/** Collects instructions; value numbers of the expression are mapped to the kernel's, which has extra steps for rounding. */
+/** Collects instructions; the expression's value numbers are mapped to the kernel's, which has extra steps for rounding. */
 class Assembler {
   readonly words: Attribute[] = [];
   private readonly numbers: number[];
@@ -150,8 +150,8 @@ class Assembler {
 }
 
 /**
- * Attributes of the elementwise kernel for an expression over inputs of these dtypes. A chain gives the same bits as its ops
- * one by one. `start` gives the word for where this device's part of a dim begins (an index into the table, or -1).
+ * Attributes of the elementwise kernel for an expression over inputs of these dtypes. A chain gives the same bits as its
+ * ops one by one. `start` gives the word for where this device's part of a dim begins (an index into the table, or -1).
  */
 export function elementwiseAttributes(
   inputs: readonly DType[],

@@ -38,7 +38,7 @@ export type OpParams = {
 };
 
 const byName: ReadonlyMap<string, OpRecord> = new Map(
-  // A record for one params type does not promise to take any params: nodes carry those that their record inferred from.
+  // A record does not promise to take any params: nodes carry those that their record inferred from.
   Object.entries(ops) as readonly unknown[] as readonly (readonly [string, OpRecord])[],
 );
 

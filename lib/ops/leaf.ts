@@ -28,8 +28,8 @@ export type ConstantParams = { readonly value: number; readonly dtype: DType; re
 /** i32 indices along a dim. */
 export type IotaParams = { readonly dim: number; readonly shape: readonly number[] };
 /**
- * Random numbers that depend on the key (i32 [3]: seed low, seed high, step), the site and the global index of each element
- * only. `rows`: a second operand, i32 [shape[0]], gives the index in dim 0 (a sample's index in the global batch).
+ * Random numbers that depend on the key (i32 [3]: seed low, seed high, step), the site and the global index of each
+ * element only. `rows`: a second operand, i32 [shape[0]], gives the index in dim 0 (a sample's index in the global batch).
  */
 export type RandomParams = {
   readonly kind: "bits" | "uniform" | "normal";

@@ -1,4 +1,4 @@
-// Reverse-mode differentiation over the object graph. The result is an object graph again, so it nests for higher orders.
+// Reverse-mode differentiation over the object graph. The result is an object graph again: it nests for higher orders.
 import { isFloat } from "../core/dtype.ts";
 import { PlanError, ProgramError, ShapeError } from "../core/errors.ts";
 import { sameShape } from "../core/shape.ts";
@@ -45,7 +45,7 @@ class Cotangents {
   }
 }
 
-/** The sum of cotangents of slices that tile a value along one dim: they lie side by side. Null when they are not such. */
+/** The sum of cotangents of slices that tile a value along one dim, side by side. Null when they are not such. */
 function joinSlices(b: SymBuilder, parts: readonly Sym[]): Sym | null {
   const dim = parts[0]!.node.params.dim as number;
   const pads = parts.map(({ node: { op, params, inputs } }) => {
@@ -91,9 +91,9 @@ function differentiate(b: SymBuilder, node: SymNode, cotangents: Cotangents, wan
 }
 
 /**
- * Vector-Jacobian product: for each of `wrt`, the cotangent that `seed` (the cotangent of `output`, of its type) gives it, or
- * null when output does not depend on it. New nodes have phase "backward" and the path of the node they differentiate. Throws
- * PlanError when an op on the way has no gradient.
+ * Vector-Jacobian product: for each of `wrt`, the cotangent that `seed` (the cotangent of `output`, of its type) gives
+ * it, or null when output does not depend on it. New nodes have phase "backward" and the path of the node they
+ * differentiate. Throws PlanError when an op on the way has no gradient.
  */
 export function gradients(b: SymBuilder, output: Sym, seed: Sym, wrt: readonly Sym[]): (Sym | null)[] {
   if (!sameShape(output.type.shape, seed.type.shape) || output.type.dtype !== seed.type.dtype) {

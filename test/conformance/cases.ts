@@ -1,4 +1,4 @@
-// The cases of every op: operands and params, drawn deterministically. Every backend is held against the reference on them.
+// The cases of every op: operands and params, drawn deterministically. Backends are held against the reference on them.
 import type { DType } from "../../lib/core/dtype.ts";
 import { type Shape, shapeText } from "../../lib/core/shape.ts";
 import type { OpName, OpParams } from "../../lib/ops/index.ts";

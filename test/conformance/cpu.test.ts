@@ -1,4 +1,4 @@
-// Every case on one CPU device against the reference: dense operands, and operands that are views with gaps and turned dims.
+// Every case on one CPU device against the reference: dense operands, and views with gaps and turned dims.
 import type { DType } from "../../lib/core/dtype.ts";
 import { sizeOf } from "../../lib/core/shape.ts";
 import type { Graph, Params } from "../../lib/ir/graph.ts";

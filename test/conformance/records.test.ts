@@ -1,4 +1,4 @@
-// Every op's record against the reference: result types, and the sharding rule, by splitting each factor and joining the parts.
+// Every op's record against the reference: result types, and the sharding rule, by splitting each factor and joining.
 import assert from "node:assert/strict";
 import { isFloat } from "../../lib/core/dtype.ts";
 import { DTypeError, ProgramError, ShapeError } from "../../lib/core/errors.ts";

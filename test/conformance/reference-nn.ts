@@ -1,4 +1,4 @@
-// Reference evaluation of the ops that neural networks need as one: norms, losses, attention, optimizers, random numbers.
+// Reference evaluation of the ops that networks need as one: norms, losses, attention, optimizers, random numbers.
 import type { TensorType } from "../../lib/ir/graph.ts";
 import type { OpParams } from "../../lib/ops/index.ts";
 import { at, build, type Dense, dense, full, indices, offsetOf, roundTo } from "./dense.ts";

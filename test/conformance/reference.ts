@@ -15,7 +15,7 @@ import {
 } from "./reference-nn.ts";
 import { floatFunctions, intFunctions } from "./scalar.ts";
 
-/** One evaluation. Types may be those of a shard: `starts` says where each dim of an operand or result begins in the whole. */
+/** One evaluation. Types may be those of a shard: `starts` says where each dim begins in the whole. */
 export interface Evaluation<P> {
   readonly inputs: readonly Dense[];
   readonly outputs: readonly TensorType[];
@@ -136,13 +136,7 @@ function einsum({ inputs, outputs, params }: Evaluation<OpParams["einsum"]>): De
     for (let n = 0; n < sizes[d]!; n++) add(d + 1, i + n * steps[0][d]!, j + n * steps[1][d]!, k + n * steps[2][d]!);
   };
   add(0, 0, 0, 0);
-  return [
-    dense(
-      type.dtype,
-      type.shape,
-      sums.map((sum) => roundTo(type.dtype, sum)),
-    ),
-  ];
+  return [dense(type.dtype, type.shape, sums)];
 }
 
 function pad({ inputs, outputs, params: { dim, before, value } }: Evaluation<OpParams["pad"]>): Dense[] {
