@@ -89,11 +89,12 @@ function apply(b: SymBuilder, { kind, detail }: Step, x: Sym, y: Sym): Sym {
     () => b.broadcastTo(x, [2 + (detail % 2), ...shape]),
     () => contract(b, x, y),
     () => contract(b, x, y),
+    () => b.unary("softmax", x),
+    () => b.one("rms_norm", [x, b.constant(0.5, "f64", shape.slice(-1))], { eps: 1e-3 }),
   ];
-  const index = kind % (makers.length + 1);
-  const maker = makers[index] ?? (() => b.mul(b.unary("sigmoid", x), x));
-  const scalarFits = shape.length > 0 || index < 4 || index >= 10;
-  const made = scalarFits ? maker() : x;
+  const index = kind % makers.length;
+  // Those between work on a dim, which a scalar has not.
+  const made = shape.length > 0 || index < 4 ? makers[index]!() : x;
   const size = sizeOf(b.shape(made));
   return size > maxSize || size === 0 || b.shape(made).length > 4 ? x : made;
 }
