@@ -1,5 +1,10 @@
 // What check() lets through, run() survives: random operands in memory of exactly their extent, random data, attributes
-// and tables, on every instruction set. Meant for the sanitizers; in a plain build it still catches crashes.
+// and tables, on every instruction set. Each operand ends where a page begins that may not be touched, so that a plain
+// build notices too.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -62,6 +67,37 @@ const std::vector<Template>& templates() {
   return all;
 }
 
+// Places for operands, each followed by a page that may not be touched and preceded by bytes that must stay as they
+// are.
+class GuardedMemory {
+ public:
+  static constexpr size_t kPlaces = 16;
+  static constexpr size_t kBytes = size_t{1} << 18;
+
+  GuardedMemory() : page_(static_cast<size_t>(sysconf(_SC_PAGESIZE))) {
+    void* base = mmap(nullptr, kPlaces * (kBytes + page_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    base_ = base == MAP_FAILED ? nullptr : static_cast<std::byte*>(base);
+    for (size_t i = 0; base_ != nullptr && i < kPlaces; ++i) mprotect(end(i), page_, PROT_NONE);
+  }
+  ~GuardedMemory() {
+    if (base_ != nullptr) munmap(base_, kPlaces * (kBytes + page_));
+  }
+  std::byte* place(size_t index, size_t bytes) {
+    std::byte* begin = end(index) - bytes;
+    std::memset(begin - kCanary, 0x5a, kCanary);
+    return begin;
+  }
+  bool intact(const std::byte* begin) const {
+    return std::all_of(begin - kCanary, begin, [](std::byte b) { return b == std::byte{0x5a}; });
+  }
+
+ private:
+  static constexpr size_t kCanary = 64;
+  std::byte* end(size_t index) { return base_ + index * (kBytes + page_) + kBytes; }
+  const size_t page_;
+  std::byte* base_ = nullptr;
+};
+
 class Fuzzer {
  public:
   explicit Fuzzer(uint32_t seed) : random_(seed), pool_(1) {
@@ -80,9 +116,14 @@ class Fuzzer {
     call.table = nullptr;
     call.pool = nullptr;
     if (!kernel->check(call).ok()) return false;
-    allocate(base);
+    if (!allocate(base)) return false;
     call = makeCall();
     kernel->run(call);
+    for (const std::byte* begin : data_) {
+      if (memory_.intact(begin)) continue;
+      test::fail(__FILE__, __LINE__,
+                 std::string(kOpInfo[static_cast<int>(base.op)].name) + " writes before an operand");
+    }
     return true;
   }
 
@@ -240,21 +281,21 @@ class Fuzzer {
     return (last + 1) * dtypeSize(view.dtype);
   }
 
-  // Memory of exactly each operand's extent, full of random bits.
-  void allocate(const Template& base) {
-    memory_.clear();
+  // Memory of exactly each operand's extent, full of random bits. False where a mutated operand is too large for it.
+  bool allocate(const Template& base) {
     data_.assign(views_.size(), nullptr);
     for (size_t i = 0; i < views_.size(); ++i) {
+      const int64_t bytes = extent(views_[i]);
+      if (bytes > static_cast<int64_t>(GuardedMemory::kBytes) - 4096) return false;
       const size_t output = i - inputs_;
       if (i >= inputs_ && output < base.inPlace.size()) {
         data_[i] = data_[static_cast<size_t>(base.inPlace[output])];
         continue;
       }
-      const auto bytes = static_cast<size_t>(extent(views_[i]));
-      memory_.push_back(std::make_unique<std::byte[]>(bytes));
-      data_[i] = memory_.back().get();
-      fill(views_[i].dtype, data_[i], bytes);
+      data_[i] = memory_.place(i, static_cast<size_t>(bytes));
+      fill(views_[i].dtype, data_[i], static_cast<size_t>(bytes));
     }
+    return true;
   }
 
   void fill(DType dtype, std::byte* data, size_t bytes) {
@@ -283,7 +324,7 @@ class Fuzzer {
   std::vector<View> views_;
   std::vector<int32_t> attrs_;
   std::vector<Operand> operands_;
-  std::vector<std::unique_ptr<std::byte[]>> memory_;
+  GuardedMemory memory_;
   std::vector<std::byte*> data_;
 };
 
@@ -293,7 +334,7 @@ TEST(kernel_fuzz) {
       if (findCpuKernel(base.op, static_cast<Isa>(isa)) == nullptr) continue;
       Fuzzer fuzzer(static_cast<uint32_t>(base.op) * 10 + static_cast<uint32_t>(isa));
       int ran = 0;
-      for (int i = 0; i < 1500; ++i) ran += fuzzer.once(base, static_cast<Isa>(isa));
+      for (int i = 0; i < 3000; ++i) ran += fuzzer.once(base, static_cast<Isa>(isa));
       if (ran < 20)
         test::fail(__FILE__, __LINE__,
                    std::string("too few cases pass the check of ") + kOpInfo[static_cast<int>(base.op)].name + ": " +
