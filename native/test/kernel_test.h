@@ -22,8 +22,8 @@ inline int64_t product(const Dims& dims) {
   return n;
 }
 
-// A tensor whose memory ends exactly where its last element does (so that a sanitizer sees what lies beyond), filled with
-// a pattern where no element is.
+// A tensor whose memory ends exactly where its last element does (so that a sanitizer sees what lies beyond), filled
+// with a pattern where no element is.
 class Tensor {
  public:
   Tensor(DType dtype, const Dims& dims) : Tensor(dtype, dims, rowMajor(dims)) {}
@@ -57,21 +57,31 @@ class Tensor {
   double get(int64_t i) const {
     const std::byte* at = bytes_.data() + offset(i) * dtypeSize(view_.dtype);
     switch (view_.dtype) {
-      case DType::f64: return read<double>(at);
-      case DType::bf16: return static_cast<double>(toFloat(read<bf16>(at)));
-      case DType::i32: return read<int32_t>(at);
-      case DType::boolean: return read<uint8_t>(at);
-      default: return static_cast<double>(read<float>(at));
+      case DType::f64:
+        return read<double>(at);
+      case DType::bf16:
+        return static_cast<double>(toFloat(read<bf16>(at)));
+      case DType::i32:
+        return read<int32_t>(at);
+      case DType::boolean:
+        return read<uint8_t>(at);
+      default:
+        return static_cast<double>(read<float>(at));
     }
   }
   void set(int64_t i, double value) {
     std::byte* at = bytes_.data() + offset(i) * dtypeSize(view_.dtype);
     switch (view_.dtype) {
-      case DType::f64: return write(at, value);
-      case DType::bf16: return write(at, toBf16(static_cast<float>(value)));
-      case DType::i32: return write(at, static_cast<int32_t>(value));
-      case DType::boolean: return write(at, static_cast<uint8_t>(value != 0));
-      default: return write(at, static_cast<float>(value));
+      case DType::f64:
+        return write(at, value);
+      case DType::bf16:
+        return write(at, toBf16(static_cast<float>(value)));
+      case DType::i32:
+        return write(at, static_cast<int32_t>(value));
+      case DType::boolean:
+        return write(at, static_cast<uint8_t>(value != 0));
+      default:
+        return write(at, static_cast<float>(value));
     }
   }
 
@@ -139,8 +149,8 @@ struct Instruct {
     findCpuKernel(op, isa)->run(call(&pool, false));
   }
 
-  // Runs it on every instruction set with 1 and 3 threads; all must give the same bits (between instruction sets only when
-  // `sameOnAll`). The outputs hold the active set's results afterwards.
+  // Runs it on every instruction set with 1 and 3 threads; all must give the same bits (between instruction sets only
+  // when `sameOnAll`). The outputs hold the active set's results afterwards.
   void runAll(bool sameOnAll = true) const {
     const Status status = check();
     CHECK_EQ(status.message(), std::string());

@@ -43,7 +43,9 @@ struct Unary {
 const Unary kUnary[] = {
     {EOp::neg_, [](double x) { return -x; }, -9, 9, 0},
     {EOp::abs_, [](double x) { return std::fabs(x); }, -9, 9, 0},
-    {EOp::sign_, [](double x) { return x > 0 ? 1.0 : x < 0 ? -1.0 : x; }, -9, 9, 0},
+    {EOp::sign_, [](double x) { return x > 0   ? 1.0
+                                       : x < 0 ? -1.0
+                                               : x; }, -9, 9, 0},
     {EOp::floor_, [](double x) { return std::floor(x); }, -9, 9, 0},
     {EOp::ceil_, [](double x) { return std::ceil(x); }, -9, 9, 0},
     {EOp::round_, [](double x) { return std::nearbyint(x); }, -9, 9, 0},
@@ -81,7 +83,8 @@ TEST(elementwise_unary) {
 }
 
 TEST(elementwise_special_values) {
-  const std::vector<double> special = {0.0, -0.0, kInf, -kInf, kNan, 1e-40, -1e-40, 3.4e38, -3.4e38, 0.5, 1.5, 2.5, -0.5, -1.5};
+  const std::vector<double> special = {0.0,    -0.0,    kInf, -kInf, kNan, 1e-40, -1e-40,
+                                       3.4e38, -3.4e38, 0.5,  1.5,   2.5,  -0.5,  -1.5};
   const int64_t n = static_cast<int64_t>(special.size());
   const EOp exact[] = {EOp::exp_, EOp::log_, EOp::tanh_, EOp::erf_, EOp::sqrt_, EOp::floor_, EOp::ceil_, EOp::round_};
   for (const EOp op : exact) {
@@ -213,7 +216,8 @@ TEST(elementwise_casts) {
       const double v = values[static_cast<size_t>(i)];
       return from == DType::i32 ? static_cast<double>(i * 1000 - 5) : v;
     });
-    Tensor i32(DType::i32, {n}), f32(DType::f32, {n}), f64(DType::f64, {n}), bf(DType::bf16, {n}), flag(DType::boolean, {n});
+    Tensor i32(DType::i32, {n}), f32(DType::f32, {n}), f64(DType::f64, {n}), bf(DType::bf16, {n}),
+        flag(DType::boolean, {n});
     expression({&x}, {&i32, &f32, &f64, &bf, &flag}, {{EOp::cast_, kI32}, {EOp::cast_, kF32}, {EOp::cast_, kF64}},
                {1, 2, 3, 2, 2})
         .runAll();
@@ -251,8 +255,9 @@ void checkLayout(const Dims& dims, const Dims& as, const Dims& bs, const Dims& c
   a.random(-2, 2, 1);
   b.random(-2, 2, 2);
   c.random(-2, 2, 3);
-  Instruct x = expression({&a, &b, &c}, {&y},
-                          {{EOp::add_, kF32, 0, 1}, {EOp::mul_, kF32, 3, 2}, {EOp::const_, kF32, 0}, {EOp::sub_, kF32, 4, 5}}, {6});
+  Instruct x = expression(
+      {&a, &b, &c}, {&y},
+      {{EOp::add_, kF32, 0, 1}, {EOp::mul_, kF32, 3, 2}, {EOp::const_, kF32, 0}, {EOp::sub_, kF32, 4, 5}}, {6});
   x.floats = {2.0};
   x.runAll();
   for (int64_t i = 0; i < y.count(); ++i) {
@@ -305,7 +310,8 @@ TEST(elementwise_many_values) {
   a.random(-1, 1, 1);
   b.random(-1, 1, 2);
   std::vector<Word> words;
-  for (int32_t k = 0; k < 200; ++k) words.push_back({k % 2 ? EOp::mul_ : EOp::add_, kF32, k < 3 ? 0 : k - 1, k % 2 ? 1 : k + 1});
+  for (int32_t k = 0; k < 200; ++k)
+    words.push_back({k % 2 ? EOp::mul_ : EOp::add_, kF32, k < 3 ? 0 : k - 1, k % 2 ? 1 : k + 1});
   expression({&a, &b}, {&y, &early}, words, {201, 7}).runAll();
   for (int64_t i = 0; i < 3000; ++i) {
     std::vector<float> v = {static_cast<float>(a.get(i)), static_cast<float>(b.get(i))};
@@ -333,8 +339,10 @@ TEST(elementwise_in_place) {
 }
 
 TEST(elementwise_refuses) {
-  Tensor a(DType::f32, {4}), b(DType::i32, {4}), y(DType::f32, {4}), f16(DType::f16, {4}), repeated(DType::f32, {4}, {0});
-  Tensor other(DType::f32, {5}), overlapping(DType::f32, {3, 4}, {2, 1}), wide(DType::f32, {3, 4}), f64(DType::f64, {4});
+  Tensor a(DType::f32, {4}), b(DType::i32, {4}), y(DType::f32, {4}), f16(DType::f16, {4}),
+      repeated(DType::f32, {4}, {0});
+  Tensor other(DType::f32, {5}), overlapping(DType::f32, {3, 4}, {2, 1}), wide(DType::f32, {3, 4}),
+      f64(DType::f64, {4});
   const auto good = [&] { return expression({&a, &b}, {&y}, {{EOp::neg_, kF32, 0}}, {2}); };
   CHECK(good().check().ok());
   const auto bad = [&](const std::vector<Word>& words, const std::vector<int32_t>& outputs) {
@@ -347,8 +355,8 @@ TEST(elementwise_refuses) {
   bad({{EOp::neg_, kF32, 0}}, {-1});
   bad({{EOp::neg_, kF32, 2}}, {2});
   bad({{EOp::neg_, kF32, -1}}, {2});
-  bad({{EOp::neg_, kF32, 1}}, {2});   // an i32 operand as f32
-  bad({{EOp::neg_, kI32, 1}}, {2});   // an i32 result in an f32 output
+  bad({{EOp::neg_, kF32, 1}}, {2});  // an i32 operand as f32
+  bad({{EOp::neg_, kI32, 1}}, {2});  // an i32 result in an f32 output
   bad({{EOp::neg_, 3, 0}}, {2});
   bad({{EOp::neg_, -1, 0}}, {2});
   bad({{static_cast<EOp>(41), kF32, 0}}, {2});

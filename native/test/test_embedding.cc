@@ -45,8 +45,10 @@ TEST(embedding_and_grad) {
 }
 
 TEST(embedding_refuses) {
-  Tensor table(DType::f32, {4, 3}), ids(DType::i32, {2}), y(DType::f32, {2, 3}), wrong(DType::f32, {2, 4}), f64(DType::f64, {2, 3});
-  Tensor apart(DType::f32, {4, 3}, {8, 2}), floats(DType::f32, {2}), three(DType::i32, {3}), repeated(DType::f32, {2, 3}, {0, 1});
+  Tensor table(DType::f32, {4, 3}), ids(DType::i32, {2}), y(DType::f32, {2, 3}), wrong(DType::f32, {2, 4}),
+      f64(DType::f64, {2, 3});
+  Tensor apart(DType::f32, {4, 3}, {8, 2}), floats(DType::f32, {2}), three(DType::i32, {3}),
+      repeated(DType::f32, {2, 3}, {0, 1});
   const auto embedding = [](Tensor* t, Tensor* i, Tensor* out, int32_t start) {
     return Instruct(Op::embedding, {t, i}, {out}, {start}, {}, {0});
   };

@@ -24,7 +24,8 @@ double targetOf(int64_t row, int64_t width) {
 
 void checkLossOn(DType dtype, int64_t rows, int64_t width, int64_t pitch) {
   const DType wide = dtype == DType::f64 ? DType::f64 : DType::f32;
-  Tensor logits(dtype, {rows, width}, {pitch, 1}), targets(DType::i32, {rows}), nll(wide, {rows}), lse(wide, {rows}, {2});
+  Tensor logits(dtype, {rows, width}, {pitch, 1}), targets(DType::i32, {rows}), nll(wide, {rows}),
+      lse(wide, {rows}, {2});
   logits.random(-20, 20, 1);
   targets.fill([&](int64_t i) { return targetOf(i, width); });
   Instruct(Op::cross_entropy, {&logits, &targets}, {&nll, &lse}, {kIgnore}).runAll();
@@ -86,7 +87,8 @@ TEST(cross_entropy_shards) {
 
 TEST(cross_entropy_empty_and_infinite) {
   const double inf = std::numeric_limits<double>::infinity();
-  Tensor none(DType::f32, {3, 0}), targets(DType::i32, {3}), max(DType::f32, {3}), sum(DType::f32, {3}), target(DType::f32, {3});
+  Tensor none(DType::f32, {3, 0}), targets(DType::i32, {3}), max(DType::f32, {3}), sum(DType::f32, {3}),
+      target(DType::f32, {3});
   targets.fill([](int64_t) { return 0; });
   max.fill([&](int64_t) { return -inf; });
   Instruct(Op::cross_entropy_partial, {&none, &targets, &max}, {&sum, &target}, {kIgnore, 0}, {}, {0}).runAll();
@@ -102,9 +104,12 @@ TEST(cross_entropy_empty_and_infinite) {
 }
 
 TEST(cross_entropy_refuses) {
-  Tensor logits(DType::f32, {4, 3}), targets(DType::i32, {4}), r(DType::f32, {4}), five(DType::f32, {5}), r64(DType::f64, {4});
+  Tensor logits(DType::f32, {4, 3}), targets(DType::i32, {4}), r(DType::f32, {4}), five(DType::f32, {5}),
+      r64(DType::f64, {4});
   Tensor apart(DType::f32, {4, 3}, {6, 2}), ints(DType::i32, {4, 3}), once(DType::f32, {4}, {0});
-  const auto loss = [](Tensor* x, Tensor* t, Tensor* a, Tensor* b) { return Instruct(Op::cross_entropy, {x, t}, {a, b}, {0}); };
+  const auto loss = [](Tensor* x, Tensor* t, Tensor* a, Tensor* b) {
+    return Instruct(Op::cross_entropy, {x, t}, {a, b}, {0});
+  };
   CHECK(loss(&logits, &targets, &r, &r).check().ok());
   CHECK_REFUSED(loss(&apart, &targets, &r, &r));
   CHECK_REFUSED(loss(&ints, &targets, &r, &r));

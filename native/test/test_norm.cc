@@ -51,7 +51,8 @@ void checkNorm(const Case& c, bool centred) {
 
 void checkNormGrad(const Case& c, bool centred) {
   const DType s = statistics(c.x);
-  Tensor x(c.x, {c.rows, c.width}, {c.pitch, 1}), w(c.w, {c.width}), dy(c.x, {c.rows, c.width}), dx(c.x, {c.rows, c.width});
+  Tensor x(c.x, {c.rows, c.width}, {c.pitch, 1}), w(c.w, {c.width}), dy(c.x, {c.rows, c.width}),
+      dx(c.x, {c.rows, c.width});
   Tensor mean(s, {c.rows}), rstd(s, {c.rows}), dw(s, {c.width}), db(s, {c.width});
   x.random(-2, 5, 1);
   w.random(0.5, 2, 2);
@@ -71,7 +72,9 @@ void checkNormGrad(const Case& c, bool centred) {
   std::vector<double> dws(static_cast<size_t>(c.width), 0), dbs(dws);
   for (int64_t row = 0; row < c.rows; ++row) {
     double g1 = 0, g2 = 0;
-    const auto h = [&](int64_t j) { return (x.get(row * c.width + j) - (centred ? mean.get(row) : 0)) * rstd.get(row); };
+    const auto h = [&](int64_t j) {
+      return (x.get(row * c.width + j) - (centred ? mean.get(row) : 0)) * rstd.get(row);
+    };
     for (int64_t j = 0; j < c.width; ++j) {
       const double d = dy.get(row * c.width + j), g = d * w.get(j);
       g1 += centred ? g / static_cast<double>(c.width) : 0;
@@ -87,15 +90,18 @@ void checkNormGrad(const Case& c, bool centred) {
   }
   for (int64_t j = 0; j < c.width; ++j) {
     const double rows = static_cast<double>(c.rows);
-    CHECK_NEAR(dw.get(j), dws[static_cast<size_t>(j)], epsilonOf(s) * std::fabs(dws[static_cast<size_t>(j)]) + 1e-14 * rows);
-    if (centred) CHECK_NEAR(db.get(j), dbs[static_cast<size_t>(j)], epsilonOf(s) * std::fabs(dbs[static_cast<size_t>(j)]) + 1e-14 * rows);
+    CHECK_NEAR(dw.get(j), dws[static_cast<size_t>(j)],
+               epsilonOf(s) * std::fabs(dws[static_cast<size_t>(j)]) + 1e-14 * rows);
+    if (centred)
+      CHECK_NEAR(db.get(j), dbs[static_cast<size_t>(j)],
+                 epsilonOf(s) * std::fabs(dbs[static_cast<size_t>(j)]) + 1e-14 * rows);
   }
 }
 
-const Case kCases[] = {{DType::f32, DType::f32, 5, 77, 77},   {DType::f64, DType::f64, 5, 77, 80},
-                       {DType::bf16, DType::f32, 5, 77, 90},  {DType::bf16, DType::bf16, 300, 48, 48},
+const Case kCases[] = {{DType::f32, DType::f32, 5, 77, 77},     {DType::f64, DType::f64, 5, 77, 80},
+                       {DType::bf16, DType::f32, 5, 77, 90},    {DType::bf16, DType::bf16, 300, 48, 48},
                        {DType::f32, DType::f32, 400, 130, 130}, {DType::f32, DType::f32, 3, 1, 1},
-                       {DType::f32, DType::f32, 0, 8, 8},     {DType::f32, DType::f32, 2, 3000, 3000},
+                       {DType::f32, DType::f32, 0, 8, 8},       {DType::f32, DType::f32, 2, 3000, 3000},
                        {DType::f64, DType::f64, 1, 16, 16}};
 
 TEST(layer_norm_and_grad) {
@@ -123,7 +129,8 @@ TEST(softmax_and_grad) {
   for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
     for (const int64_t width : {1, 7, 16, 100, 5000}) {
       const int64_t rows = 6;
-      Tensor x(dtype, {rows, width}, {width + 2, 1}), y(dtype, {rows, width}), dy(dtype, {rows, width}), dx(dtype, {rows, width});
+      Tensor x(dtype, {rows, width}, {width + 2, 1}), y(dtype, {rows, width}), dy(dtype, {rows, width}),
+          dx(dtype, {rows, width});
       x.random(-9, 9, 1);
       dy.random(-1, 1, 2);
       Instruct(Op::softmax, {&x}, {&y}).runAll();
@@ -157,7 +164,8 @@ TEST(softmax_in_place) {
 
 TEST(norm_refuses) {
   Tensor x(DType::f32, {4, 3}), w(DType::f32, {3}), r(DType::f32, {4}), x64(DType::f64, {4, 3}), four(DType::f32, {4});
-  Tensor apart(DType::f32, {4, 3}, {6, 2}), half(DType::bf16, {3}), sparse(DType::f32, {3}, {2}), wide(DType::f32, {1, 262145});
+  Tensor apart(DType::f32, {4, 3}, {6, 2}), half(DType::bf16, {3}), sparse(DType::f32, {3}, {2}),
+      wide(DType::f32, {1, 262145});
   Tensor same(DType::f32, {4, 3}, {0, 1}), wideW(DType::f32, {262145}), one(DType::f32, {1});
   const auto norm = [](Tensor* a, Tensor* weight, Tensor* bias, Tensor* out, Tensor* mean, int32_t eps) {
     return Instruct(Op::layer_norm, {a, weight, bias}, {out, mean, mean}, {eps}, {1e-5});

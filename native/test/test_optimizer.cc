@@ -31,8 +31,8 @@ void checkAdamwOn(DType dtype, int64_t n, int gateValue) {
   Tensor lr = scalar(dtype, 0.01), c1 = scalar(dtype, 0.19), c2 = scalar(dtype, 0.02), scale = scalar(dtype, 0.5);
   Tensor gate(DType::i32, {1});
   gate.set(0, gateValue);
-  const Instruct adamw(Op::adamw, {&s.p, &s.grad, &s.m, &s.v, &lr, &c1, &c2, &scale, &gate}, {&s.p, &s.m, &s.v}, {3, 2, 1, 0},
-                       {0.1, 1e-8, 0.99, 0.9});
+  const Instruct adamw(Op::adamw, {&s.p, &s.grad, &s.m, &s.v, &lr, &c1, &c2, &scale, &gate}, {&s.p, &s.m, &s.v},
+                       {3, 2, 1, 0}, {0.1, 1e-8, 0.99, 0.9});
   adamw.runAll();
   for (int64_t i = 0; i < n; ++i) {
     double p = old.p.get(i), m = old.m.get(i), v = old.v.get(i);
@@ -97,7 +97,8 @@ TEST(optimizer_refuses) {
   State s(DType::f32, 8), wide(DType::f64, 8), longer(DType::f32, 9);
   Tensor one = scalar(DType::f32, 1), gate(DType::i32, {1}), two(DType::f32, {2}), apart(DType::f32, {8}, {2});
   const auto adamw = [&](Tensor* p, Tensor* grad, Tensor* lr, Tensor* last, Tensor* outP, std::vector<int32_t> attrs) {
-    return Instruct(Op::adamw, {p, grad, &s.m, &s.v, lr, &one, &one, &one, last}, {outP, &s.m, &s.v}, std::move(attrs), {1, 2});
+    return Instruct(Op::adamw, {p, grad, &s.m, &s.v, lr, &one, &one, &one, last}, {outP, &s.m, &s.v}, std::move(attrs),
+                    {1, 2});
   };
   CHECK(adamw(&s.p, &s.grad, &one, &gate, &s.p, {0, 1, 0, 1}).check().ok());
   CHECK_REFUSED(adamw(&wide.p, &s.grad, &one, &gate, &s.p, {0, 1, 0, 1}));

@@ -7,7 +7,8 @@
 namespace meshwork::test {
 namespace {
 
-void checkPhilox(const std::vector<uint32_t>& counter, uint32_t key0, uint32_t key1, const std::vector<uint32_t>& expected) {
+void checkPhilox(const std::vector<uint32_t>& counter, uint32_t key0, uint32_t key1,
+                 const std::vector<uint32_t>& expected) {
   uint32_t c[4] = {counter[0], counter[1], counter[2], counter[3]};
   philox4x32(c, key0, key1);
   for (size_t i = 0; i < 4; ++i) CHECK_EQ(c[i], expected[i]);
@@ -34,7 +35,8 @@ Tensor keyOf(int32_t low, int32_t high, int32_t step) {
 double expectedNumber(const Tensor& key, uint64_t index, int kind) {
   uint32_t c[4] = {static_cast<uint32_t>(index / 4), static_cast<uint32_t>(index / 4 >> 32), kSite,
                    static_cast<uint32_t>(static_cast<int32_t>(key.get(2)))};
-  philox4x32(c, static_cast<uint32_t>(static_cast<int32_t>(key.get(0))), static_cast<uint32_t>(static_cast<int32_t>(key.get(1))));
+  philox4x32(c, static_cast<uint32_t>(static_cast<int32_t>(key.get(0))),
+             static_cast<uint32_t>(static_cast<int32_t>(key.get(1))));
   const auto uniform = [&](uint64_t lane) { return static_cast<double>(c[lane] >> 8) * 0x1p-24; };
   const uint64_t lane = index % 4;
   if (kind == 0) return static_cast<int32_t>(c[lane]);
@@ -55,7 +57,7 @@ TEST(random_numbers) {
       for (const int64_t n : {0, 1, 3, 255, 1003, 40001}) {
         Tensor y(dtype, {n});
         Instruct(Op::random, {&key}, {&y}, {kind, kSite, 0, -1, static_cast<int32_t>(n)}).runAll();
-        for (int64_t i = 0; i < n; i += n > 2000 ? 97 : 1) {
+        for (int64_t i = 0; i<n; i += n> 2000 ? 97 : 1) {
           const double e = expectedNumber(key, static_cast<uint64_t>(i), kind);
           CHECK_NEAR(y.get(i), e, errorOf(dtype, kind, e));
         }
@@ -75,7 +77,8 @@ TEST(random_shards) {
     Tensor y(DType::i32, dims, strides);
     Instruct(Op::random, {&key}, {&y}, {0, kSite, 0, 1, 50, -1, 7, 0, 300000}, {}, {299001, 40}).runAll();
     for (int64_t i = 0; i < y.count(); ++i) {
-      const uint64_t a = static_cast<uint64_t>(i / 111 + 40), b = static_cast<uint64_t>(i / 37 % 3), c = static_cast<uint64_t>(i % 37 + 299001);
+      const uint64_t a = static_cast<uint64_t>(i / 111 + 40), b = static_cast<uint64_t>(i / 37 % 3),
+                     c = static_cast<uint64_t>(i % 37 + 299001);
       CHECK_EQ(y.get(i), expectedNumber(key, (a * 7 + b) * 300000 + c, 0));
     }
   }

@@ -42,7 +42,8 @@ void checkReduction(const Dims& dims, const Dims& xs, const Dims& kept, DType dt
     }
     for (int64_t j = 0; j < y.count(); ++j) {
       const size_t at = static_cast<size_t>(j);
-      CHECK_NEAR(y.get(j), expected[at], kind == 0 ? epsilonOf(outType) * std::fabs(expected[at]) + 1e-15 * size[at] : 0);
+      CHECK_NEAR(y.get(j), expected[at],
+                 kind == 0 ? epsilonOf(outType) * std::fabs(expected[at]) + 1e-15 * size[at] : 0);
     }
   }
 }
@@ -107,7 +108,8 @@ TEST(reduce_wraps_and_keeps_nan) {
 }
 
 TEST(reduce_refuses) {
-  Tensor x(DType::f32, {4, 5}), y(DType::f32, {4, 1}), bf(DType::bf16, {4, 1}), wrong(DType::f32, {2, 1}), flat(DType::f32, {4});
+  Tensor x(DType::f32, {4, 5}), y(DType::f32, {4, 1}), bf(DType::bf16, {4, 1}), wrong(DType::f32, {2, 1}),
+      flat(DType::f32, {4});
   Tensor flags(DType::boolean, {4, 5}), flag(DType::boolean, {4, 1}), repeated(DType::f32, {4, 1}, {0, 1});
   const auto reduce = [](Tensor& a, Tensor& b, std::vector<int32_t> attrs) {
     return Instruct{Op::reduce, {&a}, {&b}, std::move(attrs)};

@@ -39,6 +39,8 @@ constexpr MESHWORK_SHARED bool isTest(EOp op) {
   return op == EOp::not_ || op == EOp::is_finite_ || (op >= EOp::eq_ && op <= EOp::or_);
 }
 // The type of an instruction's result.
-constexpr MESHWORK_SHARED ValueType resultType(const Instruction& step) { return isTest(step.op) ? ValueType::i32 : step.type; }
+constexpr MESHWORK_SHARED ValueType resultType(const Instruction& step) {
+  return isTest(step.op) ? ValueType::i32 : step.type;
+}
 
 }  // namespace meshwork

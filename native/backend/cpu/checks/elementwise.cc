@@ -31,7 +31,8 @@ Status checkOperands(const Call& call) {
   for (int i = 0; i < call.inputs + call.outputs; ++i) {
     const bool isInput = i < call.inputs;
     const Operand& operand = isInput ? call.in[i] : call.out[i - call.inputs];
-    const std::string name = isInput ? "elementwise: x" + std::to_string(i) : "elementwise: y" + std::to_string(i - call.inputs);
+    const std::string name =
+        isInput ? "elementwise: x" + std::to_string(i) : "elementwise: y" + std::to_string(i - call.inputs);
     if (!isStored(operand.view->dtype)) return unsupported(name + " is " + dtypeName(operand.view->dtype));
     MESHWORK_TRY(checkSameDims(name.c_str(), operand, "y0", call.out[0]));
     if (!isInput) MESHWORK_TRY(checkNoRepeats(name.c_str(), operand));
@@ -49,7 +50,8 @@ class Checker {
   Status add(int k) {
     const int32_t* words = call_.attrs + attr::elementwise::count_ + 5 * k;
     name_ = "elementwise: instruction " + std::to_string(k);
-    if (words[0] < 0 || words[0] >= kEOpCount) return refuse(name_ + " has unknown operation " + std::to_string(words[0]));
+    if (words[0] < 0 || words[0] >= kEOpCount)
+      return refuse(name_ + " has unknown operation " + std::to_string(words[0]));
     if (words[1] < 0 || words[1] > 2) return refuse(name_ + " has unknown type " + std::to_string(words[1]));
     const Instruction step = instructionAt(call_, k);
     MESHWORK_TRY(checkInstruction(step));
@@ -60,9 +62,11 @@ class Checker {
   Status output(int j) const {
     const int32_t value = outputValue(call_, j);
     const std::string name = "elementwise: y" + std::to_string(j);
-    if (value < 0 || value >= count_) return refuse(name + " is value " + std::to_string(value) + ", which does not exist");
+    if (value < 0 || value >= count_)
+      return refuse(name + " is value " + std::to_string(value) + ", which does not exist");
     const DType dtype = call_.out[j].view->dtype;
-    if (!canStore(types_[value], dtype)) return refuse(name + " is " + dtypeName(dtype) + ", its value has another type");
+    if (!canStore(types_[value], dtype))
+      return refuse(name + " is " + dtypeName(dtype) + ", its value has another type");
     return {};
   }
 
@@ -73,7 +77,8 @@ class Checker {
       return refuse(name_ + " takes float " + std::to_string(step.a) + " of " + std::to_string(call_.floatCount));
     }
     if (step.op == EOp::iota_) {
-      if (step.a < 0 || step.a >= call_.out[0].view->rank) return refuse(name_ + " counts along dim " + std::to_string(step.a));
+      if (step.a < 0 || step.a >= call_.out[0].view->rank)
+        return refuse(name_ + " counts along dim " + std::to_string(step.a));
       if (step.b >= -1 && step.b < call_.tableCount) return {};
       return refuse(name_ + " takes table word " + std::to_string(step.b) + " of " + std::to_string(call_.tableCount));
     }
@@ -87,7 +92,8 @@ class Checker {
     if (step.op == EOp::cast_) return {};
     for (int i = 0; i < arity; ++i) {
       const ValueType expected = step.op == EOp::select_ && i == 0 ? ValueType::i32 : step.type;
-      if (types_[values[i]] != expected) return refuse(name_ + " reads value " + std::to_string(values[i]) + " of another type");
+      if (types_[values[i]] != expected)
+        return refuse(name_ + " reads value " + std::to_string(values[i]) + " of another type");
     }
     if (step.type == ValueType::i32 && isFloatOnly(step.op)) return unsupported(name_ + " is not defined for i32");
     if (step.op == EOp::round_to_) return checkRoundTo(step);

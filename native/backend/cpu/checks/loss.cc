@@ -1,4 +1,5 @@
-// The checks of the cross-entropy kernels: rows of logits, and one number per row in all else. Targets are run's concern.
+// The checks of the cross-entropy kernels: rows of logits, and one number per row in all else. Targets are run's
+// concern.
 #include "backend/cpu/checks/loss.h"
 
 #include "backend/cpu/checks/check.h"

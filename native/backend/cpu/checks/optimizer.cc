@@ -30,7 +30,8 @@ Status checkUpdate(const Call& call, Op op, int tensors, int updated) {
     MESHWORK_TRY(checkContiguous(label.c_str(), operand));
   }
   for (int i = tensors; i < call.inputs; ++i) {
-    MESHWORK_TRY(checkScalar(name + ": input " + std::to_string(i), call.in[i], i + 1 < call.inputs ? dtype : DType::i32));
+    MESHWORK_TRY(
+        checkScalar(name + ": input " + std::to_string(i), call.in[i], i + 1 < call.inputs ? dtype : DType::i32));
   }
   return {};
 }
@@ -46,7 +47,8 @@ Status checkSgd(const Call& call) {
   MESHWORK_TRY(checkUpdate(call, Op::sgd, 3, 2));
   MESHWORK_TRY(checkFloats(call, 0, 2));
   const int32_t nesterov = call.attrs[attr::sgd::nesterov];
-  if (nesterov != 0 && nesterov != 1) return refuse("sgd: nesterov is " + std::to_string(nesterov) + ", expected 0 or 1");
+  if (nesterov != 0 && nesterov != 1)
+    return refuse("sgd: nesterov is " + std::to_string(nesterov) + ", expected 0 or 1");
   return {};
 }
 

@@ -1,5 +1,5 @@
-// The check of the random kernel: a key of three words, two attribute words per dim, and row indices where they are said
-// to be given.
+// The check of the random kernel: a key of three words, two attribute words per dim, and row indices where they are
+// said to be given.
 #include "backend/cpu/checks/random.h"
 
 #include "backend/cpu/checks/check.h"
@@ -30,7 +30,8 @@ Status checkRandom(const Call& call) {
     MESHWORK_TRY(checkDim("random: rows", call.in[1], 0, y.dim(0), "y's rows"));
   }
   if (call.attrCount != attr::random::count_ + 2 * y.view->rank) {
-    return refuse("random has " + std::to_string(call.attrCount) + " attribute words, expected two per dim of y after three");
+    return refuse("random has " + std::to_string(call.attrCount) +
+                  " attribute words, expected two per dim of y after three");
   }
   for (int d = 0; d < y.view->rank; ++d) {
     const int32_t* words = call.attrs + attr::random::count_ + 2 * d;

@@ -1,9 +1,10 @@
-// Copies between any two layouts of the same dims: whole ranges, rows, blocked transpositions, or element by element; and
-// of the part of a tensor that is this device's shard.
+// Copies between any two layouts of the same dims: whole ranges, rows, blocked transpositions, or element by element;
+// and of the part of a tensor that is this device's shard.
+#include "backend/cpu/checks/copy.h"
+
 #include <algorithm>
 #include <cstring>
 
-#include "backend/cpu/checks/copy.h"
 #include "backend/cpu/kernel_list.h"
 #include "backend/cpu/nest.h"
 #include "runtime/pool.h"
@@ -12,7 +13,7 @@ namespace meshwork::MESHWORK_ISA {
 namespace {
 
 constexpr int64_t kTaskBytes = 131072;
-constexpr int64_t kTile = 32;    // of a transposition
+constexpr int64_t kTile = 32;     // of a transposition
 constexpr int64_t kSquare = 128;  // tiles are visited square by square, to stay on few pages
 
 struct Copy {
@@ -132,10 +133,14 @@ void copyFrom(const Call& call, const std::byte* from) {
     return copyRange(copy, *call.pool, count * copy.size);
   }
   switch (copy.size) {
-    case 1: return copyElements<uint8_t>(copy, *call.pool);
-    case 2: return copyElements<uint16_t>(copy, *call.pool);
-    case 4: return copyElements<uint32_t>(copy, *call.pool);
-    default: return copyElements<uint64_t>(copy, *call.pool);
+    case 1:
+      return copyElements<uint8_t>(copy, *call.pool);
+    case 2:
+      return copyElements<uint16_t>(copy, *call.pool);
+    case 4:
+      return copyElements<uint32_t>(copy, *call.pool);
+    default:
+      return copyElements<uint64_t>(copy, *call.pool);
   }
 }
 

@@ -82,19 +82,19 @@ void applySelect(void* y, const void* a, const void* b, const void* c, int64_t n
 
 // ---- operations on vectors ----
 
-#define MESHWORK_UNARY(Name, expression)        \
-  struct Name {                                 \
-    template <class V>                          \
+#define MESHWORK_UNARY(Name, expression)         \
+  struct Name {                                  \
+    template <class V>                           \
     MESHWORK_INLINE auto operator()(V x) const { \
-      return expression;                        \
-    }                                           \
+      return expression;                         \
+    }                                            \
   };
-#define MESHWORK_BINARY(Name, expression)            \
-  struct Name {                                      \
-    template <class V>                               \
+#define MESHWORK_BINARY(Name, expression)             \
+  struct Name {                                       \
+    template <class V>                                \
     MESHWORK_INLINE auto operator()(V a, V b) const { \
-      return expression;                             \
-    }                                                \
+      return expression;                              \
+    }                                                 \
   };
 
 template <class V>
@@ -138,12 +138,12 @@ MESHWORK_UNARY(One, (x == x) & 1)
 MESHWORK_UNARY(AbsInt, (x >> 31) != 0 ? -x : x)
 MESHWORK_BINARY(Add, a + b)
 MESHWORK_BINARY(Sub, a - b)
-MESHWORK_BINARY(Mul, a * b)
+MESHWORK_BINARY(Mul, a* b)
 MESHWORK_BINARY(Div, a / b)
 MESHWORK_BINARY(Max, maxNan(a, b))
 MESHWORK_BINARY(Min, minNan(a, b))
-MESHWORK_BINARY(GeluGrad, b * geluSlope(a))
-MESHWORK_BINARY(SiluGrad, b * siluSlope(a))
+MESHWORK_BINARY(GeluGrad, b* geluSlope(a))
+MESHWORK_BINARY(SiluGrad, b* siluSlope(a))
 MESHWORK_BINARY(Eq, (a == b) & 1)
 MESHWORK_BINARY(Ne, (a != b) & 1)
 MESHWORK_BINARY(Lt, (a < b) & 1)
@@ -186,51 +186,90 @@ MESHWORK_INLINE R castTo(T x) {
 template <class T>
 Apply commonApply(EOp op) {
   switch (op) {
-    case EOp::neg_: return apply1<T, T, Neg>;
-    case EOp::sign_: return apply1<T, T, Sign>;
-    case EOp::not_: return apply1<int32_t, T, Not>;
-    case EOp::add_: return apply2<T, T, Add>;
-    case EOp::sub_: return apply2<T, T, Sub>;
-    case EOp::mul_: return apply2<T, T, Mul>;
-    case EOp::max_: return apply2<T, T, Max>;
-    case EOp::min_: return apply2<T, T, Min>;
-    case EOp::eq_: return apply2<int32_t, T, Eq>;
-    case EOp::ne_: return apply2<int32_t, T, Ne>;
-    case EOp::lt_: return apply2<int32_t, T, Lt>;
-    case EOp::le_: return apply2<int32_t, T, Le>;
-    case EOp::and_: return apply2<int32_t, T, And>;
-    case EOp::or_: return apply2<int32_t, T, Or>;
-    case EOp::select_: return applySelect<T>;
-    default: return nullptr;
+    case EOp::neg_:
+      return apply1<T, T, Neg>;
+    case EOp::sign_:
+      return apply1<T, T, Sign>;
+    case EOp::not_:
+      return apply1<int32_t, T, Not>;
+    case EOp::add_:
+      return apply2<T, T, Add>;
+    case EOp::sub_:
+      return apply2<T, T, Sub>;
+    case EOp::mul_:
+      return apply2<T, T, Mul>;
+    case EOp::max_:
+      return apply2<T, T, Max>;
+    case EOp::min_:
+      return apply2<T, T, Min>;
+    case EOp::eq_:
+      return apply2<int32_t, T, Eq>;
+    case EOp::ne_:
+      return apply2<int32_t, T, Ne>;
+    case EOp::lt_:
+      return apply2<int32_t, T, Lt>;
+    case EOp::le_:
+      return apply2<int32_t, T, Le>;
+    case EOp::and_:
+      return apply2<int32_t, T, And>;
+    case EOp::or_:
+      return apply2<int32_t, T, Or>;
+    case EOp::select_:
+      return applySelect<T>;
+    default:
+      return nullptr;
   }
 }
 
 template <class T>
 Apply floatApply(EOp op) {
   switch (op) {
-    case EOp::abs_: return apply1<T, T, Abs>;
-    case EOp::floor_: return apply1<T, T, Floor>;
-    case EOp::ceil_: return apply1<T, T, Ceil>;
-    case EOp::round_: return apply1<T, T, Round>;
-    case EOp::exp_: return apply1<T, T, Exp>;
-    case EOp::log_: return apply1<T, T, Log>;
-    case EOp::sqrt_: return apply1<T, T, Sqrt>;
-    case EOp::rsqrt_: return apply1<T, T, Rsqrt>;
-    case EOp::reciprocal_: return apply1<T, T, Reciprocal>;
-    case EOp::sin_: return apply1<T, T, Sin>;
-    case EOp::cos_: return apply1<T, T, Cos>;
-    case EOp::tanh_: return apply1<T, T, Tanh>;
-    case EOp::erf_: return apply1<T, T, Erf>;
-    case EOp::sigmoid_: return apply1<T, T, Sigmoid>;
-    case EOp::gelu_: return apply1<T, T, Gelu>;
-    case EOp::gelu_grad_: return apply2<T, T, GeluGrad>;
-    case EOp::silu_: return apply1<T, T, Silu>;
-    case EOp::silu_grad_: return apply2<T, T, SiluGrad>;
-    case EOp::is_finite_: return apply1<int32_t, T, IsFinite>;
-    case EOp::div_: return apply2<T, T, Div>;
-    case EOp::rem_: return each2<T, remOf>;
-    case EOp::pow_: return each2<T, powOf>;
-    default: return commonApply<T>(op);
+    case EOp::abs_:
+      return apply1<T, T, Abs>;
+    case EOp::floor_:
+      return apply1<T, T, Floor>;
+    case EOp::ceil_:
+      return apply1<T, T, Ceil>;
+    case EOp::round_:
+      return apply1<T, T, Round>;
+    case EOp::exp_:
+      return apply1<T, T, Exp>;
+    case EOp::log_:
+      return apply1<T, T, Log>;
+    case EOp::sqrt_:
+      return apply1<T, T, Sqrt>;
+    case EOp::rsqrt_:
+      return apply1<T, T, Rsqrt>;
+    case EOp::reciprocal_:
+      return apply1<T, T, Reciprocal>;
+    case EOp::sin_:
+      return apply1<T, T, Sin>;
+    case EOp::cos_:
+      return apply1<T, T, Cos>;
+    case EOp::tanh_:
+      return apply1<T, T, Tanh>;
+    case EOp::erf_:
+      return apply1<T, T, Erf>;
+    case EOp::sigmoid_:
+      return apply1<T, T, Sigmoid>;
+    case EOp::gelu_:
+      return apply1<T, T, Gelu>;
+    case EOp::gelu_grad_:
+      return apply2<T, T, GeluGrad>;
+    case EOp::silu_:
+      return apply1<T, T, Silu>;
+    case EOp::silu_grad_:
+      return apply2<T, T, SiluGrad>;
+    case EOp::is_finite_:
+      return apply1<int32_t, T, IsFinite>;
+    case EOp::div_:
+      return apply2<T, T, Div>;
+    case EOp::rem_:
+      return each2<T, remOf>;
+    case EOp::pow_:
+      return each2<T, powOf>;
+    default:
+      return commonApply<T>(op);
   }
 }
 
@@ -238,18 +277,28 @@ inline Apply intApply(EOp op) {
   using T = int32_t;
   using U = uint32_t;  // wraps around
   switch (op) {
-    case EOp::neg_: return apply1<U, U, Neg>;
-    case EOp::abs_: return apply1<U, U, AbsInt>;
-    case EOp::add_: return apply2<U, U, Add>;
-    case EOp::sub_: return apply2<U, U, Sub>;
-    case EOp::mul_: return apply2<U, U, Mul>;
+    case EOp::neg_:
+      return apply1<U, U, Neg>;
+    case EOp::abs_:
+      return apply1<U, U, AbsInt>;
+    case EOp::add_:
+      return apply2<U, U, Add>;
+    case EOp::sub_:
+      return apply2<U, U, Sub>;
+    case EOp::mul_:
+      return apply2<U, U, Mul>;
     case EOp::floor_:
     case EOp::ceil_:
-    case EOp::round_: return apply1<T, T, Same>;
-    case EOp::is_finite_: return apply1<T, T, One>;
-    case EOp::div_: return each2<T, divInt>;
-    case EOp::rem_: return each2<T, remInt>;
-    default: return commonApply<T>(op);
+    case EOp::round_:
+      return apply1<T, T, Same>;
+    case EOp::is_finite_:
+      return apply1<T, T, One>;
+    case EOp::div_:
+      return each2<T, divInt>;
+    case EOp::rem_:
+      return each2<T, remInt>;
+    default:
+      return commonApply<T>(op);
   }
 }
 
@@ -260,8 +309,8 @@ Apply castFrom(ValueType to) {
   return each1<int32_t, T, castTo<int32_t, T>>;
 }
 
-// The loop for an instruction whose operand a has type `from`; it has been checked, so there is one for all but const and
-// iota, which are not loops.
+// The loop for an instruction whose operand a has type `from`; it has been checked, so there is one for all but const
+// and iota, which are not loops.
 inline Apply findApply(const Instruction& step, ValueType from) {
   switch (step.op) {
     case EOp::const_:
@@ -272,7 +321,8 @@ inline Apply findApply(const Instruction& step, ValueType from) {
              : from == ValueType::f64 ? castFrom<double>(step.type)
                                       : castFrom<int32_t>(step.type);
     case EOp::round_to_:
-      return step.b == static_cast<int32_t>(DType::bf16) ? apply1<float, float, RoundToBf16> : apply1<float, float, Same>;
+      return step.b == static_cast<int32_t>(DType::bf16) ? apply1<float, float, RoundToBf16>
+                                                         : apply1<float, float, Same>;
     default:
       return step.type == ValueType::f32   ? floatApply<float>(step.op)
              : step.type == ValueType::f64 ? floatApply<double>(step.op)

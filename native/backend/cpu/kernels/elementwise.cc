@@ -1,6 +1,6 @@
 // The elementwise kernel: a blocked interpreter. Operands' dims are collapsed, the elements cut into blocks of up to a
-// thousand, and each instruction runs over a whole block, whose values stay in the cache. Contiguous inputs are read and
-// contiguous outputs written in place. An output may be the same memory as an input of the same dtype and strides.
+// thousand, and each instruction runs over a whole block, whose values stay in the cache. Contiguous inputs are read
+// and contiguous outputs written in place. An output may be the same memory as an input of the same dtype and strides.
 #include "backend/cpu/checks/elementwise.h"
 
 #include <algorithm>
@@ -68,8 +68,8 @@ struct Plan {
     double number;
   } constant[kMaxExpressionValues];
   ValueType type[kMaxExpressionValues];
-  int slot[kMaxExpressionValues];       // buffer in the workspace, or -1
-  int targetOf[kMaxExpressionValues];   // the output a value is computed into, or -1
+  int slot[kMaxExpressionValues];      // buffer in the workspace, or -1
+  int targetOf[kMaxExpressionValues];  // the output a value is computed into, or -1
 };
 
 // ---- planning ----
@@ -194,7 +194,8 @@ void chooseTargets(Plan& plan) {
   for (int j = 0; j < plan.targets; ++j) {
     Target& target = plan.target[j];
     target.linear = isLinear(plan, target.strides);
-    if (!target.linear || !sameStorage(target.dtype, plan.type[target.value]) || plan.targetOf[target.value] >= 0) continue;
+    if (!target.linear || !sameStorage(target.dtype, plan.type[target.value]) || plan.targetOf[target.value] >= 0)
+      continue;
     for (int k = lastReader; k < plan.steps; ++k) target.direct |= plan.step[k].y == target.value;
     if (target.direct) plan.targetOf[target.value] = j;
   }
@@ -219,8 +220,9 @@ void chooseSources(Plan& plan) {
   chooseTargets(plan);
 }
 
-// Gives every value that needs one a buffer, reusing those of results no longer read. Leaves are filled before a block's
-// first instruction, and constants once, so theirs are not given away. A result never shares a buffer with its operands.
+// Gives every value that needs one a buffer, reusing those of results no longer read. Leaves are filled before a
+// block's first instruction, and constants once, so theirs are not given away. A result never shares a buffer with its
+// operands.
 void assignBuffers(Plan& plan) {
   int lastUse[kMaxExpressionValues], freed[kMaxExpressionValues], freeCount = 0, count = 0;
   for (int v = 0; v < plan.values; ++v) plan.slot[v] = lastUse[v] = -1;
@@ -287,12 +289,16 @@ Place placeOf(const Plan& plan, int64_t block) {
 
 void loadElements(void* to, const std::byte* from, DType dtype, int64_t offset, int64_t stride, int64_t n) {
   switch (dtype) {
-    case DType::f64: return loadRow(static_cast<double*>(to), reinterpret_cast<const double*>(from) + offset, stride, n);
-    case DType::bf16: return loadRow(static_cast<float*>(to), reinterpret_cast<const bf16*>(from) + offset, stride, n);
-    case DType::i32: return loadRow(static_cast<int32_t*>(to), reinterpret_cast<const int32_t*>(from) + offset, stride, n);
+    case DType::f64:
+      return loadRow(static_cast<double*>(to), reinterpret_cast<const double*>(from) + offset, stride, n);
+    case DType::bf16:
+      return loadRow(static_cast<float*>(to), reinterpret_cast<const bf16*>(from) + offset, stride, n);
+    case DType::i32:
+      return loadRow(static_cast<int32_t*>(to), reinterpret_cast<const int32_t*>(from) + offset, stride, n);
     case DType::boolean:
       return loadRow(static_cast<int32_t*>(to), reinterpret_cast<const uint8_t*>(from) + offset, stride, n);
-    default: return loadRow(static_cast<float*>(to), reinterpret_cast<const float*>(from) + offset, stride, n);
+    default:
+      return loadRow(static_cast<float*>(to), reinterpret_cast<const float*>(from) + offset, stride, n);
   }
 }
 
@@ -305,7 +311,8 @@ void storeElementsOf(std::byte* to, DType dtype, int64_t offset, int64_t stride,
   storeRow(reinterpret_cast<T*>(to) + offset, stride, from, n);
 }
 
-void storeElements(const Target& target, ValueType type, int64_t offset, int64_t stride, const std::byte* from, int64_t n) {
+void storeElements(const Target& target, ValueType type, int64_t offset, int64_t stride, const std::byte* from,
+                   int64_t n) {
   switch (type) {
     case ValueType::f32:
       return storeElementsOf(target.data, target.dtype, offset, stride, reinterpret_cast<const float*>(from), n);
@@ -373,7 +380,8 @@ class Interpreter {
     const Place first = placeOf(plan_, begin);
     for (int k = 0; k < plan_.constants; ++k) {
       const Plan::Constant& constant = plan_.constant[k];
-      fillConstant(value_[constant.value], plan_.type[constant.value], constant.number, plan_.rowsPerBlock * plan_.piece);
+      fillConstant(value_[constant.value], plan_.type[constant.value], constant.number,
+                   plan_.rowsPerBlock * plan_.piece);
     }
     for (int i = 0; i < plan_.leaves; ++i) {
       const Leaf& leaf = plan_.leaf[i];

@@ -1,8 +1,9 @@
 // Rows of a table chosen by ids, and the sum of gradients back into them. Ids outside of the table are skipped.
+#include "backend/cpu/checks/embedding.h"
+
 #include <algorithm>
 #include <cstring>
 
-#include "backend/cpu/checks/embedding.h"
 #include "backend/cpu/kernels/lanes.h"
 #include "runtime/pool.h"
 
@@ -71,9 +72,12 @@ void embeddingGrad(const Call& call) {
 
 void runEmbeddingGrad(const Call& call) {
   switch (call.in[0].view->dtype) {
-    case DType::f64: return embeddingGrad<double, double>(call);
-    case DType::bf16: return embeddingGrad<bf16, float>(call);
-    default: return embeddingGrad<float, float>(call);
+    case DType::f64:
+      return embeddingGrad<double, double>(call);
+    case DType::bf16:
+      return embeddingGrad<bf16, float>(call);
+    default:
+      return embeddingGrad<float, float>(call);
   }
 }
 

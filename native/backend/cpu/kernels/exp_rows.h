@@ -1,5 +1,5 @@
-// What softmax and cross-entropy do with a row: its maximum, and the sum of exponentials. Both in the row's compute type,
-// the sum by chunks that are added up in float64.
+// What softmax and cross-entropy do with a row: its maximum, and the sum of exponentials. Both in the row's compute
+// type, the sum by chunks that are added up in float64.
 #pragma once
 #include "backend/cpu/kernels/lanes.h"
 

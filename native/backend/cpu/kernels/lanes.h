@@ -87,7 +87,8 @@ class Accumulator {
   }
   template <class T>
   MESHWORK_INLINE void addStrided(const T* x, int64_t stride, int64_t n) {
-    for (int64_t i = 0; i < n; i += kWide) addFew(x + i * stride, stride, n - i < kWide ? n - i : kWide, identity_, Same());
+    for (int64_t i = 0; i < n; i += kWide)
+      addFew(x + i * stride, stride, n - i < kWide ? n - i : kWide, identity_, Same());
   }
 
   // All lanes, combined by halves.

@@ -1,7 +1,8 @@
 // Cross-entropy of rows of logits: whole vocabularies, shards of one, and the gradient.
+#include "backend/cpu/checks/loss.h"
+
 #include <algorithm>
 
-#include "backend/cpu/checks/loss.h"
 #include "backend/cpu/kernels/exp_rows.h"
 #include "runtime/pool.h"
 
@@ -84,25 +85,34 @@ void crossEntropyGrad(const Call& call) {
 
 void runCrossEntropy(const Call& call) {
   switch (call.in[0].view->dtype) {
-    case DType::f64: return crossEntropy<double>(call);
-    case DType::bf16: return crossEntropy<bf16>(call);
-    default: return crossEntropy<float>(call);
+    case DType::f64:
+      return crossEntropy<double>(call);
+    case DType::bf16:
+      return crossEntropy<bf16>(call);
+    default:
+      return crossEntropy<float>(call);
   }
 }
 
 void runCrossEntropyPartial(const Call& call) {
   switch (call.in[0].view->dtype) {
-    case DType::f64: return crossEntropyPartial<double>(call);
-    case DType::bf16: return crossEntropyPartial<bf16>(call);
-    default: return crossEntropyPartial<float>(call);
+    case DType::f64:
+      return crossEntropyPartial<double>(call);
+    case DType::bf16:
+      return crossEntropyPartial<bf16>(call);
+    default:
+      return crossEntropyPartial<float>(call);
   }
 }
 
 void runCrossEntropyGrad(const Call& call) {
   switch (call.in[0].view->dtype) {
-    case DType::f64: return crossEntropyGrad<double>(call);
-    case DType::bf16: return crossEntropyGrad<bf16>(call);
-    default: return crossEntropyGrad<float>(call);
+    case DType::f64:
+      return crossEntropyGrad<double>(call);
+    case DType::bf16:
+      return crossEntropyGrad<bf16>(call);
+    default:
+      return crossEntropyGrad<float>(call);
   }
 }
 

@@ -1,16 +1,17 @@
 // Layer norm and RMS norm of rows, and their gradients. Statistics are summed in float64; so are the gradients of the
 // weights, in a number of row parts that depends on the dims only.
+#include "backend/cpu/checks/norm.h"
+
 #include <algorithm>
 
-#include "backend/cpu/checks/norm.h"
 #include "backend/cpu/kernels/lanes.h"
 #include "runtime/pool.h"
 
 namespace meshwork::MESHWORK_ISA {
 namespace {
 
-constexpr int64_t kTask = 16384;    // elements
-constexpr int64_t kMaxParts = 32;   // of the rows, in a gradient
+constexpr int64_t kTask = 16384;   // elements
+constexpr int64_t kMaxParts = 32;  // of the rows, in a gradient
 constexpr int64_t kRowsPerPart = 8;
 
 template <class T>
@@ -61,7 +62,8 @@ void normRow(const Call& call, int64_t row) {
       storeSome(y + i, (loadSome(x + i, n) - centre) * rstd * loadSome(w + i, n) + loadSome(b + i, n), n);
     });
   } else {
-    forVectors<S>(width, [&](int64_t i, int n) { storeSome(y + i, loadSome(x + i, n) * rstd * loadSome(w + i, n), n); });
+    forVectors<S>(width,
+                  [&](int64_t i, int n) { storeSome(y + i, loadSome(x + i, n) * rstd * loadSome(w + i, n), n); });
   }
 }
 
@@ -93,7 +95,8 @@ void normGradRow(const Call& call, int64_t row, double* dw, double* db) {
   const double centre = static_cast<double>(mean), scale = static_cast<double>(rstd);
   Accumulator<double, SumOf> sumG(0), sumGh(0);
   if constexpr (kCentred) {
-    sumG.addVectors(width, [&](int64_t i, int n) { return loadSomeAs<double>(dy + i, n) * loadSomeAs<double>(w + i, n); });
+    sumG.addVectors(width,
+                    [&](int64_t i, int n) { return loadSomeAs<double>(dy + i, n) * loadSomeAs<double>(w + i, n); });
   }
   sumGh.addVectors(width, [&](int64_t i, int n) {
     const F64 d = loadSomeAs<double>(dy + i, n), h = (loadSomeAs<double>(x + i, n) - centre) * scale;
@@ -165,5 +168,6 @@ void runNormGrad(const Call& call) {
 }  // namespace meshwork::MESHWORK_ISA
 
 MESHWORK_KERNELS(norm, {Op::layer_norm, checkLayerNorm, runNorm<true>},
-                 {Op::layer_norm_grad, checkLayerNormGrad, runNormGrad<true>}, {Op::rms_norm, checkRmsNorm, runNorm<false>},
+                 {Op::layer_norm_grad, checkLayerNormGrad, runNormGrad<true>},
+                 {Op::rms_norm, checkRmsNorm, runNorm<false>},
                  {Op::rms_norm_grad, checkRmsNormGrad, runNormGrad<false>})

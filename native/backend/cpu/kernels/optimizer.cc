@@ -1,7 +1,8 @@
 // The parameter updates (AdamW, SGD) and the sum of squares for gradient norms, on contiguous memory.
+#include "backend/cpu/checks/optimizer.h"
+
 #include <algorithm>
 
-#include "backend/cpu/checks/optimizer.h"
 #include "backend/cpu/kernels/lanes.h"
 #include "runtime/pool.h"
 
@@ -94,9 +95,15 @@ void runSquareSum(const Call& call) {
   const Operand &x = call.in[0], &y = call.out[0];
   const int64_t count = x.view->count();
   switch (x.view->dtype) {
-    case DType::f64: *y.as<double>() = squareSum(x.as<double>(), count, *call.pool); return;
-    case DType::bf16: *y.as<float>() = static_cast<float>(squareSum(x.as<bf16>(), count, *call.pool)); return;
-    default: *y.as<float>() = static_cast<float>(squareSum(x.as<float>(), count, *call.pool)); return;
+    case DType::f64:
+      *y.as<double>() = squareSum(x.as<double>(), count, *call.pool);
+      return;
+    case DType::bf16:
+      *y.as<float>() = static_cast<float>(squareSum(x.as<bf16>(), count, *call.pool));
+      return;
+    default:
+      *y.as<float>() = static_cast<float>(squareSum(x.as<float>(), count, *call.pool));
+      return;
   }
 }
 

@@ -1,11 +1,17 @@
-// Counter-based random numbers, Philox4x32-10: element i of the global tensor is lane i % 4 of counter i / 4, wherever it
-// is computed. Numbers are made in batches of whole vectors, in plain arithmetic: same bits on every instruction set.
+// Counter-based random numbers, Philox4x32-10: element i of the global tensor is lane i % 4 of counter i / 4, wherever
+// it is computed. Numbers are made in batches of whole vectors, in plain arithmetic: same bits on every instruction
+// set.
+#include "backend/cpu/checks/random.h"
+
 #include <algorithm>
 
-#include "backend/cpu/checks/random.h"
 #include "backend/cpu/kernels/rows.h"
 #include "backend/cpu/philox.h"
 #include "runtime/pool.h"
+
+#if MESHWORK_ISA_LEVEL == 0 && defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 namespace meshwork::MESHWORK_ISA {
 namespace {
@@ -18,7 +24,21 @@ enum Kind { kBits = 0, kUniform = 1, kNormal = 2 };
 // Both halves of the 64-bit products of every lane.
 MESHWORK_INLINE void multiplyWide(U32 a, uint32_t b, U32& high, U32& low) {
   const U64 pairs = bitCast<U64>(a);
+#if MESHWORK_ISA_LEVEL == 2
+  const __m512i factor = _mm512_set1_epi64(b);
+  const U64 even = bitCast<U64>(_mm512_mul_epu32(bitCast<__m512i>(pairs), factor));
+  const U64 odd = bitCast<U64>(_mm512_mul_epu32(bitCast<__m512i>(pairs >> 32), factor));
+#elif MESHWORK_ISA_LEVEL == 1
+  const __m256i factor = _mm256_set1_epi64x(b);
+  const U64 even = bitCast<U64>(_mm256_mul_epu32(bitCast<__m256i>(pairs), factor));
+  const U64 odd = bitCast<U64>(_mm256_mul_epu32(bitCast<__m256i>(pairs >> 32), factor));
+#elif defined(__SSE2__)
+  const __m128i factor = _mm_set1_epi64x(b);
+  const U64 even = bitCast<U64>(_mm_mul_epu32(bitCast<__m128i>(pairs), factor));
+  const U64 odd = bitCast<U64>(_mm_mul_epu32(bitCast<__m128i>(pairs >> 32), factor));
+#else
   const U64 even = (pairs & 0xffffffffu) * uint64_t{b}, odd = (pairs >> 32) * uint64_t{b};
+#endif
   const U64 mask = U64{} + 0xffffffffu;
   low = bitCast<U32>((even & mask) | (odd << 32));
   high = bitCast<U32>((even >> 32) | (odd & ~mask));
@@ -104,17 +124,18 @@ struct Generator {
   uint32_t site, step, key[2];
   int kind;
 
-  // numbers[i] = the number with global index first + i, as float32 (or int32) bits. At most 4 kBatch - 3 of them.
-  void fill(uint64_t first, int64_t n, uint32_t* numbers) const {
+  // Makes the n numbers from global index `first`, as float32 (or int32) bits, in `space`, and returns where they
+  // start. At most 4 kBatch - 4 of them.
+  const uint32_t* fill(uint64_t first, int64_t n, uint32_t (&space)[4 * kBatch]) const {
     alignas(64) uint32_t words[4 * kBatch];
     const uint64_t lead = first % 4;
     const int64_t counters = (n + static_cast<int64_t>(lead) + 3) / 4;
     philoxBatch(first / 4, counters, site, step, key, words);
     finishBatch(words, counters, kind);
-    for (int64_t i = 0; i < n; ++i) {
-      const uint64_t at = static_cast<uint64_t>(i) + lead;
-      numbers[i] = words[(at % 4) * kBatch + at / 4];
+    for (int64_t k = 0; k < counters; ++k) {
+      for (int lane = 0; lane < 4; ++lane) space[4 * k + lane] = words[lane * kBatch + k];
     }
+    return space + lead;
   }
 };
 
@@ -163,38 +184,40 @@ Layout layoutOf(const Call& call) {
 }
 
 void storeNumbers(const Operand& y, int64_t offset, int64_t stride, const uint32_t* numbers, int64_t n) {
+  if (y.view->dtype == DType::i32) return storeRow(y.as<uint32_t>() + offset, stride, numbers, n);
   float values[4 * kBatch];
   std::memcpy(values, numbers, static_cast<size_t>(n) * sizeof(float));
   switch (y.view->dtype) {
     case DType::f64:
       for (int64_t i = 0; i < n; ++i) y.as<double>()[offset + i * stride] = static_cast<double>(values[i]);
       return;
-    case DType::bf16: return storeRow(y.as<bf16>() + offset, stride, values, n);
-    case DType::i32: return storeRow(y.as<uint32_t>() + offset, stride, numbers, n);
-    default: return storeRow(y.as<float>() + offset, stride, values, n);
+    case DType::bf16:
+      return storeRow(y.as<bf16>() + offset, stride, values, n);
+    default:
+      return storeRow(y.as<float>() + offset, stride, values, n);
   }
 }
 
 // Columns [begin, end) of a row, whose first element has this global index.
-void fillRow(const Generator& generator, const Operand& y, uint64_t global, int64_t offset, int64_t begin, int64_t end) {
+void fillRow(const Generator& generator, const Operand& y, uint64_t global, int64_t offset, int64_t begin,
+             int64_t end) {
   const int64_t stride = y.view->rank == 0 ? 1 : y.stride(y.view->rank - 1);
   uint32_t numbers[4 * kBatch];
   for (int64_t j = begin; j < end;) {
     const uint64_t first = global + static_cast<uint64_t>(j);
     // Up to a whole number of counters, so that all but the first batch of a row start with lane 0.
     const int64_t n = std::min(end - j, 4 * kBatch - 4 - static_cast<int64_t>(first % 4));
-    generator.fill(first, n, numbers);
-    storeNumbers(y, offset + j * stride, stride, numbers, n);
+    storeNumbers(y, offset + j * stride, stride, generator.fill(first, n, numbers), n);
     j += n;
   }
 }
 
 // With rows, dim 0 is also the last dim of a vector: every element has an index of its own.
-void fillVectorWithRows(const Generator& generator, const Operand& y, const Layout& layout, int64_t begin, int64_t end) {
+void fillVectorWithRows(const Generator& generator, const Operand& y, const Layout& layout, int64_t begin,
+                        int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
-    uint32_t number;
-    generator.fill(layout.indexOf(0, i), 1, &number);
-    storeNumbers(y, i * y.stride(0), 1, &number, 1);
+    uint32_t numbers[4 * kBatch];
+    storeNumbers(y, i * y.stride(0), 1, generator.fill(layout.indexOf(0, i), 1, numbers), 1);
   }
 }
 
@@ -205,7 +228,9 @@ void runRandom(const Call& call) {
   const Layout layout = layoutOf(call);
   const Operand& keys = call.in[0];
   const auto keyWord = [&](int64_t i) { return static_cast<uint32_t>(keys.as<int32_t>()[i * keys.stride(0)]); };
-  const Generator generator{static_cast<uint32_t>(call.attrs[attr::random::site]), keyWord(2), {keyWord(0), keyWord(1)},
+  const Generator generator{static_cast<uint32_t>(call.attrs[attr::random::site]),
+                            keyWord(2),
+                            {keyWord(0), keyWord(1)},
                             call.attrs[attr::random::kind]};
   const int64_t width = view.rank == 0 ? 1 : view.dims[view.rank - 1], rows = view.count() / width;
   const int64_t pieces = (width + kTask - 1) / kTask;

@@ -1,8 +1,9 @@
 // Sums, maxima and minima over any dims of any layout. float32 and bfloat16 are summed in float64. The order of the sum
 // depends on dims and strides only: reduced dims in the order they lie in memory, sixteen lanes along rows.
+#include "backend/cpu/checks/reduce.h"
+
 #include <algorithm>
 
-#include "backend/cpu/checks/reduce.h"
 #include "backend/cpu/kernels/lanes.h"
 #include "backend/cpu/nest.h"
 #include "runtime/pool.h"
@@ -10,9 +11,9 @@
 namespace meshwork::MESHWORK_ISA {
 namespace {
 
-constexpr int64_t kUnit = 16384;         // elements of a row summed at a time where a sum is split
-constexpr int64_t kMaxParts = 64;        // a sum is split into, with few outputs
-constexpr int64_t kPartialValues = 4096; // parts x outputs
+constexpr int64_t kUnit = 16384;          // elements of a row summed at a time where a sum is split
+constexpr int64_t kMaxParts = 64;         // a sum is split into, with few outputs
+constexpr int64_t kPartialValues = 4096;  // parts x outputs
 constexpr int64_t kRowsPerPart = 64;
 constexpr int64_t kColumnTile = 1024;
 // Partial sums of columns lie in the first thread's workspace.
@@ -97,7 +98,8 @@ class Reducer {
     const int64_t pieces = std::max<int64_t>(1, (length + kUnit - 1) / kUnit), units = rows * pieces;
     const int64_t each = rows * length;  // elements per output
     if (outputs <= kMaxParts && each >= 4 * kUnit && units > 1) {
-      return reduceParts(outputs, std::min({units, kMaxParts, kPartialValues / outputs, each / kUnit}), units, length, pieces);
+      return reduceParts(outputs, std::min({units, kMaxParts, kPartialValues / outputs, each / kUnit}), units, length,
+                         pieces);
     }
     const int64_t perTask = std::max<int64_t>(1, kUnit / std::max<int64_t>(1, each));
     pool_.run((outputs + perTask - 1) / perTask, [&](int64_t task, int) {
@@ -215,9 +217,12 @@ template <class T, class SumType, class Out>
 void reduceKind(const Call& call, const Shape& shape) {
   using C = Compute<T>;
   switch (call.attrs[attr::reduce::kind]) {
-    case 0: return Reducer<T, SumType, Out, Sum<SumType>>(call, shape).run();
-    case 1: return Reducer<T, C, Out, Max<C>>(call, shape).run();
-    default: return Reducer<T, C, Out, Min<C>>(call, shape).run();
+    case 0:
+      return Reducer<T, SumType, Out, Sum<SumType>>(call, shape).run();
+    case 1:
+      return Reducer<T, C, Out, Max<C>>(call, shape).run();
+    default:
+      return Reducer<T, C, Out, Min<C>>(call, shape).run();
   }
 }
 
@@ -243,11 +248,15 @@ void runReduce(const Call& call) {
   shape.kept.join();
   shape.reduced.join();
   switch (x.dtype) {
-    case DType::f64: return reduceKind<double, double, double>(call, shape);
-    case DType::i32: return reduceInt(call, shape);
+    case DType::f64:
+      return reduceKind<double, double, double>(call, shape);
+    case DType::i32:
+      return reduceInt(call, shape);
     case DType::bf16:
-      return y.dtype == DType::bf16 ? reduceKind<bf16, double, bf16>(call, shape) : reduceKind<bf16, double, float>(call, shape);
-    default: return reduceKind<float, double, float>(call, shape);
+      return y.dtype == DType::bf16 ? reduceKind<bf16, double, bf16>(call, shape)
+                                    : reduceKind<bf16, double, float>(call, shape);
+    default:
+      return reduceKind<float, double, float>(call, shape);
   }
 }
 

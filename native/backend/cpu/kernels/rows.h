@@ -1,5 +1,5 @@
-// Rows of elements between their storage (any dtype, any stride) and the types kernels compute in: float32 for bfloat16 and
-// float16, int32 for bool.
+// Rows of elements between their storage (any dtype, any stride) and the types kernels compute in: float32 for bfloat16
+// and float16, int32 for bool.
 #pragma once
 #include "backend/cpu/simd.h"
 

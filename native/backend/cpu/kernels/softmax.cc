@@ -1,7 +1,8 @@
 // Softmax of rows, and its gradient.
+#include "backend/cpu/checks/softmax.h"
+
 #include <algorithm>
 
-#include "backend/cpu/checks/softmax.h"
 #include "backend/cpu/kernels/exp_rows.h"
 #include "runtime/pool.h"
 
@@ -45,27 +46,33 @@ void softmaxGrad(const Call& call) {
     const T *y = rowOf<T>(call.in[0], row), *dy = rowOf<T>(call.in[1], row);
     T* dx = rowOf<T>(call.out[0], row);
     Accumulator<double, SumOf> sum(0);
-    sum.addVectors(width, [&](int64_t i, int n) { return loadSomeAs<double>(y + i, n) * loadSomeAs<double>(dy + i, n); });
+    sum.addVectors(width,
+                   [&](int64_t i, int n) { return loadSomeAs<double>(y + i, n) * loadSomeAs<double>(dy + i, n); });
     const A dot = static_cast<A>(sum.total());
-    forVectors<A>(width, [&](int64_t i, int n) {
-      storeSome(dx + i, loadSome(y + i, n) * (loadSome(dy + i, n) - dot), n);
-    });
+    forVectors<A>(width,
+                  [&](int64_t i, int n) { storeSome(dx + i, loadSome(y + i, n) * (loadSome(dy + i, n) - dot), n); });
   });
 }
 
 void runSoftmax(const Call& call) {
   switch (call.in[0].view->dtype) {
-    case DType::f64: return softmax<double>(call);
-    case DType::bf16: return softmax<bf16>(call);
-    default: return softmax<float>(call);
+    case DType::f64:
+      return softmax<double>(call);
+    case DType::bf16:
+      return softmax<bf16>(call);
+    default:
+      return softmax<float>(call);
   }
 }
 
 void runSoftmaxGrad(const Call& call) {
   switch (call.in[0].view->dtype) {
-    case DType::f64: return softmaxGrad<double>(call);
-    case DType::bf16: return softmaxGrad<bf16>(call);
-    default: return softmaxGrad<float>(call);
+    case DType::f64:
+      return softmaxGrad<double>(call);
+    case DType::bf16:
+      return softmaxGrad<bf16>(call);
+    default:
+      return softmaxGrad<float>(call);
   }
 }
 
