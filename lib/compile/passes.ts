@@ -30,6 +30,8 @@ export interface GraphSources {
   staysSplit?(name: string): boolean;
   /** Which nodes may be fused: those of one segment and stage. */
   room?(node: Node): string;
+  /** Spec a result must have; null: any, partial included. */
+  outputSpec?(name: string): ValueSpec | null;
   /** Spec a result would best have. */
   wantedSpec?(name: string): ValueSpec | null;
 }
@@ -45,7 +47,8 @@ export const graphPasses: readonly { readonly name: string; readonly run: Pass }
       shard(g, {
         sizes: s.layout.sizes,
         sourceSpec: s.sourceSpec,
-        outputSpec: (name) => (s.outputsWhole && !s.staysSplit?.(name) ? replicated(outputRank(g, name)) : null),
+        outputSpec: (name) =>
+          s.outputsWhole && !s.staysSplit?.(name) ? replicated(outputRank(g, name)) : (s.outputSpec?.(name) ?? null),
         ...(s.wantedSpec ? { wantedSpec: s.wantedSpec } : {}),
       }),
   },

@@ -8,6 +8,7 @@ import { batchAxes } from "../ir/mesh.ts";
 import { type ValueSpec, replicated } from "../ir/spec.ts";
 import type { ScheduleMaker } from "../passes/schedule.ts";
 import { type Staged, stageGraph } from "../passes/stage.ts";
+import { alikeGraphs } from "./alike.ts";
 import { updateName } from "./names.ts";
 import { type GraphSources, type PassOptions, runGraphPasses } from "./passes.ts";
 import { type RoleInput, assemblePrograms } from "./roles.ts";
@@ -123,16 +124,8 @@ export function compileStep(source: StepSource, options: StepOptions): CompiledS
       `a batch of ${batchSize} samples cannot be cut into ${microbatches} microbatches: one would be empty`,
     );
   }
-  const micro = new Map<number, MicroGraph>();
-  for (const n of new Set(sizes)) {
-    const sources = {
-      ...shardSources(source, options, []),
-      ...(options.wantedSpec ? { wantedSpec: options.wantedSpec } : {}),
-    };
-    const graph = runGraphPasses(source.micro(n), sources, options.passes);
-    micro.set(n, { graph, staged: stageGraph(graph, stages, options.stageOfPath) });
-  }
-  const cells = cellsOf(micro.get(sizes[0]!)!, stages);
+  const micro = microGraphs(source, options, sizes);
+  const cells = cellsOf(micro, stages);
   source.onCells?.(cells);
   const prologue = compilePrologue(source, options, sizes, cells);
   const closing = Array.from({ length: stages }, (_, s) => {
@@ -143,6 +136,22 @@ export function compileStep(source: StepSource, options: StepOptions): CompiledS
   });
   const input: RoleInput = { source, options, sizes, micro, cells, prologue, closing };
   return assemblePrograms(input);
+}
+
+/** The microbatch graphs of all sizes, sharded and staged. */
+function microGraphs(source: StepSource, options: StepOptions, sizes: readonly number[]): Map<number, MicroGraph> {
+  const graphs = alikeGraphs([...new Set(sizes)], (n, fixed) => {
+    const sources = {
+      ...shardSources(source, options, []),
+      outputSpec: (name: string) => fixed.get(name) ?? null,
+      ...(options.wantedSpec ? { wantedSpec: options.wantedSpec } : {}),
+    };
+    return runGraphPasses(source.micro(n), sources, options.passes);
+  });
+  const stages = options.layout.size("pp");
+  return new Map(
+    [...graphs].map(([n, graph]) => [n, { graph, staged: stageGraph(graph, stages, options.stageOfPath) }]),
+  );
 }
 
 /** The prologue's graphs, sharded, and its stage. */
@@ -162,10 +171,11 @@ function compilePrologue(
   if (!source.prologue) return null;
   const { at, close } = source.prologue;
   const stage = cells.find((c) => c.name === at)?.stage ?? options.layout.size("pp") - 1;
-  const graphs = new Map<number, Graph>();
-  for (const n of new Set(sizes)) {
-    graphs.set(n, runGraphPasses(source.prologue.graph(n), shardSources(source, options, []), options.passes));
-  }
+  const { graph: trace } = source.prologue;
+  const graphs = alikeGraphs([...new Set(sizes)], (n, fixed) => {
+    const outputSpec = (name: string): ValueSpec | null => fixed.get(name) ?? null;
+    return runGraphPasses(trace(n), { ...shardSources(source, options, []), outputSpec }, options.passes);
+  });
   const first = graphs.get(sizes[0]!)!;
   const own = first.outputs.map(({ name, value }) => ({
     name,
@@ -177,12 +187,21 @@ function compilePrologue(
   return { stage, graphs, cells: own, close: runGraphPasses(close, sources, options.passes) };
 }
 
-function cellsOf({ graph, staged }: MicroGraph, stages: number): Cell[] {
-  return graph.outputs.map(({ name, value }) => {
-    const { type, spec, node } = graph.values[value]!;
-    const stage = staged.stageOf[node]!;
-    return { name, type, spec: spec!, stage: stage >= 0 ? stage : stages - 1 };
-  });
+/** Cells of the microbatches' results. Throws PlanError for one whose stage depends on the microbatch's size. */
+function cellsOf(micro: ReadonlyMap<number, MicroGraph>, stages: number): Cell[] {
+  const [first, ...rest] = [...micro.values()];
+  const cells = (of: MicroGraph): Cell[] =>
+    of.graph.outputs.map(({ name, value }) => {
+      const { type, spec, node } = of.graph.values[value]!;
+      const stage = of.staged.stageOf[node]!;
+      return { name, type, spec: spec!, stage: stage >= 0 ? stage : stages - 1 };
+    });
+  const own = cells(first!);
+  for (const other of rest.flatMap(cells)) {
+    if (own.some((c) => c.name === other.name && c.stage === other.stage)) continue;
+    throw new PlanError(`result "${other.name}" is made on different stages in microbatches of different sizes`);
+  }
+  return own;
 }
 
 function shardSources(source: StepSource, options: StepOptions, cells: readonly Cell[]): GraphSources {

@@ -187,10 +187,15 @@ class ShardBuilder extends GraphBuilder {
     const name = `${value} ${this.phase === "update" ? "update" : ""} ${key}`;
     const known = this.#made.get(name);
     if (known !== undefined) return known;
-    const { path } = this;
-    this.path = this.graph.nodes[this.graph.values[value]!.node]!.path;
+    // It lies with the value's producer: a backward that reads a forward value of an earlier stage must not make that stage's
+    // backward come before its own.
+    const { path, phase } = this;
+    const producer = this.graph.nodes[this.graph.values[value]!.node]!;
+    this.path = producer.path;
+    if (phase !== "update") this.phase = producer.phase;
     const made = this.append(op, [value], params, [this.type(value)])[0]!;
     this.path = path;
+    this.phase = phase;
     this.graph.values[made]!.spec = spec;
     this.#made.set(name, made);
     return made;

@@ -1,6 +1,6 @@
 // Staging: which pipeline stage runs each node of a microbatch's graph, and which values cross between stages.
 import { PlanError } from "../core/errors.ts";
-import type { Graph } from "../ir/graph.ts";
+import type { Graph, Node } from "../ir/graph.ts";
 import { duplicable } from "./lower.ts";
 
 /** A value that one stage makes and another reads. */
@@ -23,8 +23,8 @@ export interface Staged {
 
 /**
  * Assigns nodes to stages by their module's path. A node outside any module follows what it reads (forward: the latest
- * stage; backward: the earliest), or, reading only leaves, its first reader. Throws PlanError when a value would have to
- * flow backwards in the forward pass.
+ * stage; backward: the earliest whose backward it reads, since cotangents flow to earlier stages), or, reading nothing of
+ * the kind, its readers. Throws PlanError when a value would have to flow backwards in the forward pass.
  */
 export function stageGraph(graph: Graph, stages: number, stageOfPath: (path: string) => number | undefined): Staged {
   const copies = duplicable(graph);
@@ -33,16 +33,26 @@ export function stageGraph(graph: Graph, stages: number, stageOfPath: (path: str
   graph.nodes.forEach((node, n) => {
     if (copies[n]) return;
     const own = node.path === "" ? undefined : stageOfPath(node.path);
-    const sources = node.inputs.map((v) => stageOf[graph.values[v]!.node]!).filter((s) => s >= 0);
-    if (own !== undefined) stageOf[n] = own;
-    else if (stages === 1) stageOf[n] = 0;
-    else if (sources.length > 0) stageOf[n] = node.phase === "forward" ? Math.max(...sources) : Math.min(...sources);
-    else open.push(n);
+    const stage = own ?? (stages === 1 ? 0 : followed(graph, node, stageOf));
+    if (stage === undefined) open.push(n);
+    else stageOf[n] = stage;
   });
   placeOpen(graph, open, stageOf, stages);
   return { stageOf, crossings: crossingsOf(graph, stageOf) };
 }
 
+/** The stage that a node outside any module follows; undefined when it reads none. */
+function followed(graph: Graph, node: Node, stageOf: readonly number[]): number | undefined {
+  const forward = node.phase === "forward";
+  const sources = node.inputs.map((v) => graph.values[v]!.node);
+  const stages = sources
+    .filter((s) => stageOf[s]! >= 0 && (forward || graph.nodes[s]!.phase !== "forward"))
+    .map((s) => stageOf[s]!);
+  if (stages.length === 0) return undefined;
+  return forward ? Math.max(...stages) : Math.min(...stages);
+}
+
+/** Nodes that follow no stage go where they are first needed: forward to the earliest reader's stage, backward to the latest's. */
 function placeOpen(graph: Graph, open: readonly number[], stageOf: number[], stages: number): void {
   if (open.length === 0) return;
   const pending = new Set(open);
@@ -51,7 +61,9 @@ function placeOpen(graph: Graph, open: readonly number[], stageOf: number[], sta
     if (reader < 0) continue;
     for (const v of graph.nodes[n]!.inputs) {
       const source = graph.values[v]!.node;
-      if (pending.has(source)) stageOf[source] = stageOf[source]! < 0 ? reader : Math.min(stageOf[source]!, reader);
+      if (!pending.has(source)) continue;
+      const first = graph.nodes[source]!.phase === "forward" ? Math.min : Math.max;
+      stageOf[source] = stageOf[source]! < 0 ? reader : first(stageOf[source]!, reader);
     }
   }
   for (const n of open) if (stageOf[n]! < 0) stageOf[n] = stages - 1;

@@ -1,0 +1,225 @@
+// Random programs as the microbatches of a step: cut into pipeline stages, batches and parameters split at random, on any
+// schedule. Losses and gradients, added up over uneven microbatches, are those of the reference, microbatch by microbatch.
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { LoadedStep } from "../../lib/compile/load.ts";
+import { type Cell, type CompiledStep, compileStep, microbatchSizes, type StepSource } from "../../lib/compile/step.ts";
+import { fromStorage, type StorageArray } from "../../lib/core/dtype.ts";
+import { sizeOf } from "../../lib/core/shape.ts";
+import type { Graph } from "../../lib/ir/graph.ts";
+import { graphText } from "../../lib/ir/print.ts";
+import { scheduleMaker } from "../../lib/passes/schedule.ts";
+import { gradients } from "../../lib/tensor/grad.ts";
+import type { Mesh } from "../../lib/tensor/mesh.ts";
+import { flatten, type Sym, SymBuilder } from "../../lib/tensor/trace.ts";
+import { combine, type Dense, dense, narrow } from "../conformance/dense.ts";
+import { Draw } from "../conformance/draw.ts";
+import { evaluate } from "../conformance/evaluate.ts";
+import { drawLeaves, weighted } from "./build.ts";
+import { assertSame, countOf, isTame, Meshes, seed, tolerance } from "./harness.ts";
+import { type Recipe, recipes, specOf } from "./recipe.ts";
+import { addStep } from "./steps.ts";
+
+const runs = countOf(120, 3000);
+
+interface Plan {
+  readonly recipe: Recipe;
+  readonly axes: Readonly<Record<string, number>>;
+  readonly batch: number;
+  readonly microbatches: number;
+  readonly schedule: string;
+  readonly unbuffered: boolean;
+}
+
+const meshes: readonly Readonly<Record<string, number>>[] = [
+  { pp: 2 },
+  { pp: 3 },
+  { pp: 4 },
+  { dp: 2 },
+  { dp: 3 },
+  { pp: 2, dp: 2 },
+  { pp: 2, tp: 2 },
+  { dp: 2, tp: 2 },
+  { dp: 2, fsdp: 2 },
+];
+
+const plans: fc.Arbitrary<Plan> = fc.record({
+  recipe: recipes,
+  axes: fc.constantFrom(...meshes),
+  batch: fc.integer({ min: 1, max: 7 }),
+  microbatches: fc.integer({ min: 1, max: 4 }),
+  schedule: fc.constantFrom("gpipe", "1f1b"),
+  unbuffered: fc.boolean(),
+});
+
+/** The batch's tensors: the first leaf's shape for each sample, and the samples' numbers. */
+function drawBatch({ recipe, batch }: Plan): { readonly x: Dense; readonly samples: Dense } {
+  const shape = [batch, ...recipe.leaves[0]!.shape.slice(0, 2)];
+  const x = new Draw(`batch ${recipe.leaves[0]!.seed}`).uniform(recipe.dtype, shape);
+  return {
+    x,
+    samples: dense(
+      "i32",
+      [batch],
+      Array.from({ length: batch }, (_, i) => i),
+    ),
+  };
+}
+
+/** Parameters by id: the other leaves. */
+function parametersOf(recipe: Recipe): Map<string, Dense> {
+  return new Map(drawLeaves(recipe).flatMap((x, i) => (i === 0 ? [] : [[`p${i}`, x]])));
+}
+
+/** A microbatch of n samples: loss and gradients. Steps lie on stages in order; what is outside them follows them. */
+function traceMicro({ recipe, axes }: Plan, n: number): Graph {
+  const b = new SymBuilder();
+  const { dtype, leaves, steps } = recipe;
+  const x = b.one("input", [], { name: "x", dtype, shape: [n, ...leaves[0]!.shape.slice(0, 2)] });
+  const samples = b.mul(b.cast(b.one("input", [], { name: "samples", dtype: "i32", shape: [n] }), dtype), 0.1);
+  const parameters = [...parametersOf(recipe)].map(([id, { shape }]) => b.one("parameter", [], { id, dtype, shape }));
+  const values: Sym[] = [x, samples, ...parameters];
+  steps.forEach(({ op, picks }, i) => {
+    b.path = `stage${Math.floor((i * (axes.pp ?? 1)) / steps.length)}`;
+    values.push(addStep(op, { b, dtype, values, picks }));
+  });
+  b.path = "";
+  const loss = weighted(b, [values.at(-1)!, values.at(-2)!]);
+  const grads = gradients(b, loss, b.constant(1, dtype), parameters);
+  const named = parameters.map((p, i) => ({ name: `d${i + 1}`, sym: grads[i] ?? b.like(p, 0) }));
+  return flatten([{ name: "loss", sym: loss }, ...named]);
+}
+
+/** Gives every cell twice itself. */
+function traceClose(cells: readonly Cell[]): Graph | null {
+  const b = new SymBuilder();
+  const twice = cells.map(({ name, type }) => {
+    const cell = b.one("input", [], { name, dtype: type.dtype, shape: [...type.shape] });
+    return { name: `twice ${name}`, sym: b.mul(cell, 2) };
+  });
+  return twice.length === 0 ? null : flatten(twice);
+}
+
+function reference(plan: Plan, { x, samples }: ReturnType<typeof drawBatch>): Map<string, Dense> {
+  const total = new Map<string, Dense>();
+  let start = 0;
+  for (const n of microbatchSizes(plan.batch, plan.microbatches)) {
+    const part = (whole: Dense): Dense => narrow(whole, 0, start, start + n);
+    const feeds = new Map([...parametersOf(plan.recipe), ["x", part(x)] as const, ["samples", part(samples)] as const]);
+    for (const [name, y] of evaluate(traceMicro(plan, n), feeds)) {
+      const twice = { ...y, data: y.data.map((v) => 2 * v) };
+      const sum = total.get(name);
+      total.set(name, sum === undefined ? twice : combine(sum, twice, (a, c) => a + c));
+    }
+    start += n;
+  }
+  return total;
+}
+
+function compile(plan: Plan, mesh: Mesh<string>): CompiledStep {
+  const { recipe, batch, microbatches, schedule } = plan;
+  const { dtype, leaves } = recipe;
+  const source: StepSource = {
+    inputs: [
+      { name: "x", dtype, shape: leaves[0]!.shape.slice(0, 2), batch: true },
+      { name: "samples", dtype: "i32", shape: [], batch: true },
+    ],
+    micro: (n) => traceMicro(plan, n),
+    close: (_, cells) => traceClose(cells),
+  };
+  return compileStep(source, {
+    layout: mesh.layout,
+    batchSize: batch,
+    microbatches,
+    schedule: scheduleMaker(schedule),
+    stageOfPath: (path) => Number(path.slice("stage".length)),
+    parameterSpec: (id) => mesh.store.type(id).spec,
+    passes: { precision: "f32" },
+  });
+}
+
+/** Places the parameters and runs the step twice, with the same bits. */
+async function runOn(
+  mesh: Mesh<string>,
+  plan: Plan,
+  { x, samples }: ReturnType<typeof drawBatch>,
+): Promise<Map<string, Dense>> {
+  const parameters = parametersOf(plan.recipe);
+  const axes = mesh.layout.axes.filter((axis) => axis !== "pp");
+  try {
+    for (const [id, { dtype, shape, data }] of parameters) {
+      const spec = mesh.valueSpec(specOf(plan.recipe.leaves[Number(id.slice(1))]!, axes), shape);
+      mesh.store.allocate(id, { dtype, shape, spec });
+      mesh.store.write(id, dtype === "f64" ? Float64Array.from(data) : Float32Array.from(data));
+    }
+    const compiled = compile(plan, mesh);
+    using loaded = new LoadedStep(mesh.engine, mesh.store, compiled);
+    const results: Map<string, StorageArray>[] = [];
+    for (let k = 0; k < 2; k++) results.push(await loaded.run({ x: x.data, samples: samples.data }));
+    assert.deepEqual(results[1], results[0], "the second run gave other bits");
+    const read = ({ name, dtype, shape }: CompiledStep["outputs"][number]): [string, Dense] => [
+      name.slice("twice ".length),
+      dense(dtype, shape, fromStorage(dtype, results[0]!.get(name)!)),
+    ];
+    return new Map(compiled.outputs.map(read));
+  } finally {
+    for (const id of parameters.keys()) mesh.store.free(id);
+  }
+}
+
+/** True when the steps, which look at sizes, make the same nodes for all microbatches: else their results are others. */
+function isOneProgram(plan: Plan): boolean {
+  const [first, ...rest] = microbatchSizes(plan.batch, plan.microbatches).map((n) => {
+    const { nodes } = traceMicro(plan, n);
+    return nodes.map(({ op, path, inputs }) => `${op} ${path} ${inputs.join()}`).join("; ");
+  });
+  return rest.every((other) => other === first);
+}
+
+async function check(plan: Plan, open: Meshes): Promise<void> {
+  fc.pre(plan.batch >= plan.microbatches && plan.recipe.leaves.every(({ shape }) => sizeOf(shape) > 0));
+  fc.pre(isOneProgram(plan));
+  const batch = drawBatch(plan);
+  const expected = reference(plan, batch);
+  fc.pre([...expected.values()].every(isTame));
+  try {
+    const found = await runOn(await open.get(plan.axes, plan.unbuffered), plan, batch);
+    const names = [...expected.keys()].map((name) => ({ name }));
+    const own = names.map(({ name }) => found.get(name)!);
+    assertSame(own, [...expected.values()], names, tolerance[plan.recipe.dtype], "against the reference");
+  } catch (error) {
+    await open.close();
+    const { recipe, ...how } = plan;
+    const sizes = microbatchSizes(plan.batch, plan.microbatches);
+    const specs = recipe.leaves.map((l) =>
+      specOf(
+        l,
+        Object.keys(plan.axes).filter((a) => a !== "pp"),
+      ),
+    );
+    const where = `${JSON.stringify(how)}, leaves split ${JSON.stringify(specs)}`;
+    throw new Error(`${(error as Error).message}\n${where}\n${graphText(traceMicro(plan, sizes[0]!))}`, {
+      cause: error,
+    });
+  }
+}
+
+describe("random steps", function () {
+  this.timeout(Math.max(120_000, runs * 300));
+  const open = new Meshes();
+  after(() => open.close());
+
+  it(`${runs} of them (seed ${seed}) over stages, batch parts and microbatches equal the reference`, async () => {
+    let count = 0;
+    const property = fc.asyncProperty(plans, async (plan) => {
+      if (++count % 500 === 0) await open.close();
+      await check(plan, open);
+    });
+    await fc.assert(property, {
+      numRuns: runs,
+      seed,
+      interruptAfterTimeLimit: runs * 280,
+      markInterruptAsFailure: true,
+    });
+  });
+});
