@@ -169,7 +169,7 @@ function compileEvaluation(run: Run): Promise<ForwardStep> {
   const { model, prepared, step } = run;
   const { settings } = prepared;
   model.eval();
-  const compiled = lossStep(step.placement, (b) => model.loss(b["inputs"]!, b["targets"]!), fieldsOf(prepared), {
+  const compiled = lossStep(step.placement, (b) => model.loss(b.inputs!, b.targets!), fieldsOf(prepared), {
     batchSize: settings.batchSize,
     microbatches: settings.microbatches,
     precision: settings.precision ?? "f32",

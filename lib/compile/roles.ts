@@ -212,8 +212,8 @@ class Role {
   }
 
   #source(node: Node, local: TensorType, spec: ValueSpec, feeds: Map<string, View>): View {
-    if (node.op === "parameter") return this.#parameter(node.params["id"] as string, local);
-    const name = node.params["name"] as string;
+    if (node.op === "parameter") return this.#parameter(node.params.id as string, local);
+    const name = node.params.name as string;
     const cell = this.#cells.get(name);
     if (cell) return cell;
     const input = this.#input.source.inputs.find((i) => i.name === name);
@@ -309,7 +309,7 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
   const bindings: string[][] = [];
   const devices: DevicePlan[] = [];
   for (let rank = 0; rank < layout.devices; rank++) {
-    const stage = layout.coordinates(rank)["pp"] ?? 0;
+    const stage = layout.coordinates(rank).pp ?? 0;
     const key = `${stage} ${roleKey(input, rank)}`;
     let known = roles.get(key);
     if (!known) {

@@ -210,9 +210,9 @@ function shardSources(source: StepSource, options: StepOptions, cells: readonly 
     layout: options.layout,
     room: ({ phase, path }) => `${phase} ${stages === 1 ? 0 : path === "" ? "?" : options.stageOfPath(path)}`,
     sourceSpec: (node) => {
-      const shape = node.params["shape"] as readonly number[];
-      if (node.op === "parameter") return options.parameterSpec(node.params["id"] as string);
-      const name = node.params["name"] as string;
+      const shape = node.params.shape as readonly number[];
+      if (node.op === "parameter") return options.parameterSpec(node.params.id as string);
+      const name = node.params.name as string;
       const input = source.inputs.find((i) => i.name === name);
       if (input?.batch) {
         return {

@@ -56,9 +56,9 @@ export class Generator implements Disposable {
     const known = this.#steps.get(length);
     if (known) return known;
     const logits = (batch: Readonly<Record<string, Tensor>>) => {
-      const all = this.#model.call(batch["ids"]!);
+      const all = this.#model.call(batch.ids!);
       const rows = all.reshape([length, all.shape[2]!]);
-      return { logits: embedding(rows, batch["last"]!.reshape([1])) };
+      return { logits: embedding(rows, batch.last!.reshape([1])) };
     };
     const fields = { ids: { dtype: "i32", shape: [length] }, last: { dtype: "i32", shape: [] } } as const;
     const made = forwardStep(this.#placement, logits, fields, { batchSize: 1, precision: this.#precision });

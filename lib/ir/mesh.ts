@@ -67,7 +67,7 @@ export class MeshLayout {
     for (let r = 0; r < this.devices; r++) {
       const c = this.coordinates(r);
       const same = this.axes.every((a) => axes.includes(a) || c[a] === own[a]);
-      if (same && (stages === undefined || stages.includes(c["pp"] ?? 0))) out.push(r);
+      if (same && (stages === undefined || stages.includes(c.pp ?? 0))) out.push(r);
     }
     return out;
   }

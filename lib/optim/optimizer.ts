@@ -100,7 +100,9 @@ export function sgd(options: SgdOptions): Optimizer {
 
 function expectNotNegative(name: string, value: number): void {
   if (!(value >= 0 && value < Number.POSITIVE_INFINITY)) {
-    throw new ConfigError(`${name} is ${value}; it must be a number that is not negative`, { details: { [name]: value } });
+    throw new ConfigError(`${name} is ${value}; it must be a number that is not negative`, {
+      details: { [name]: value },
+    });
   }
 }
 

@@ -145,7 +145,7 @@ function emitFused(
     return;
   }
   const numbers = new Map<number, number>();
-  inputs.forEach((v, i) => numbers.set(v, i));
+  for (const [i, v] of inputs.entries()) numbers.set(v, i);
   const expression: ElementStep[] = constants.map((v, i) => {
     numbers.set(v, inputs.length + i);
     const { value, dtype } = graph.nodes[graph.values[v]!.node]!.params as {

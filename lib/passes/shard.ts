@@ -174,11 +174,14 @@ class ShardBuilder extends GraphBuilder {
     };
     const bytes = (v: number): number => sizeOf(this.type(v).shape) * dtypeSize(this.type(v).dtype);
     const order = inputs.map((v, i) => ({ v, i })).sort((x, y) => bytes(y.v) - bytes(x.v) || x.i - y.i);
-    for (const { v, i } of order) factors.inputs[i]!.forEach((f, d) => claim(f, this.spec(v).dims[d]!));
+    for (const { v, i } of order) {
+      for (const [d, f] of factors.inputs[i]!.entries()) claim(f, this.spec(v).dims[d]!);
+    }
     const known = new Set(factors.inputs.flat());
     factors.outputs.forEach((names, o) => {
       const wish = this.wanted[o];
-      if (wish) names.forEach((f, d) => claim(f !== null && !known.has(f) ? f : null, wish.dims[d] ?? []));
+      if (!wish) return;
+      for (const [d, f] of names.entries()) claim(f !== null && !known.has(f) ? f : null, wish.dims[d] ?? []);
     });
     return assigned;
   }

@@ -56,7 +56,7 @@ export class PersistentStore {
   }
 
   #holds(type: PersistentType, rank: number): boolean {
-    return type.stages === undefined || type.stages.includes(this.#layout.coordinates(rank)["pp"] ?? 0);
+    return type.stages === undefined || type.stages.includes(this.#layout.coordinates(rank).pp ?? 0);
   }
 
   /** Allocates a tensor's shards (zeroed). Does nothing when it is there with the same layout. */

@@ -138,10 +138,10 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
 
   /** The graph's program. Tensors are numbered by first use in the cached form, and bound by their own ids. */
   #compile(graph: Graph, leaves: readonly SymNode[]): CompiledStep {
-    const number = new Map(leaves.map((n, i) => [n.params["id"] as string, `leaf${i}`]));
+    const number = new Map(leaves.map((n, i) => [n.params.id as string, `leaf${i}`]));
     const id = new Map([...number].map(([own, canonical]) => [canonical, own]));
     const nodes = graph.nodes.map((n) =>
-      n.op === "parameter" ? { ...n, params: { ...n.params, id: number.get(n.params["id"] as string)! } } : n,
+      n.op === "parameter" ? { ...n, params: { ...n.params, id: number.get(n.params.id as string)! } } : n,
     );
     const canonical: Graph = { ...graph, nodes };
     const specs = [...id].map(([name, own]) => [name, this.store.type(own).spec]);

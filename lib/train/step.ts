@@ -257,7 +257,7 @@ async function placeParameters(
   compiled.bindings.forEach((ids, rank) => {
     for (const id of ids) {
       const stages = readers.get(id) ?? new Set();
-      readers.set(id, stages.add(mesh.layout.coordinates(rank)["pp"] ?? 0));
+      readers.set(id, stages.add(mesh.layout.coordinates(rank).pp ?? 0));
     }
   });
   const stagesOf = (id: string): number[] => [...(readers.get(id) ?? [0])].sort((a, b) => a - b);

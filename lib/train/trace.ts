@@ -95,7 +95,7 @@ export function trainGraph(traced: TracedLoss, trainable: (id: string) => boolea
   const total = parts.reduce((a, b) => builder.add(a, b));
   const wrt = traced.reads
     .map((sym, index) => ({ sym, index }))
-    .filter(({ sym }) => trainable(sym.node.params["id"] as string));
+    .filter(({ sym }) => trainable(sym.node.params.id as string));
   const seed = builder.constant(1, "f32");
   const grads = gradients(
     builder,
@@ -148,7 +148,7 @@ export function seedGraph(traced: TracedLoss): Graph {
 
 /** Ids of the parameters read, in order of reads. */
 export function readIds(traced: TracedLoss): string[] {
-  return traced.reads.map((sym) => sym.node.params["id"] as string);
+  return traced.reads.map((sym) => sym.node.params.id as string);
 }
 
 /** Parameters by id. */

@@ -7,7 +7,7 @@ import path from "node:path";
 import { Weights } from "../../lib/checkpoint/safetensors.ts";
 import { command } from "./cli.ts";
 
-const folder = process.env["MESHWORK_PARITY"] ?? new URL("../../../shared/parity", import.meta.url).pathname;
+const folder = process.env.MESHWORK_PARITY ?? new URL("../../../shared/parity", import.meta.url).pathname;
 const layouts = ["dp=1", "dp=2", "tp=2", "pp=2", "tp=4", "pp=4", "dp=2,tp=2,pp=2", "dp=3", "tp=3", "pp=3"];
 
 interface Reference {
@@ -86,7 +86,7 @@ describe("parity with PyTorch", function () {
   this.timeout(120_000);
   if (!existsSync(folder)) {
     it(`needs the reference runs in ${folder} (or MESHWORK_PARITY)`, () => {
-      assert.ok(!process.env["MESHWORK_PARITY"], "MESHWORK_PARITY names no folder");
+      assert.ok(!process.env.MESHWORK_PARITY, "MESHWORK_PARITY names no folder");
     });
     return;
   }
@@ -98,8 +98,8 @@ describe("parity with PyTorch", function () {
           assert.equal(result.code, 0, result.stderr);
           assert.equal(steps.length, reference.steps);
           steps.forEach((s, i) => {
-            assert.ok(relative(Number(s["loss"]), reference.loss[i]!) <= 2e-5, `loss of step ${i + 1}: ${s["loss"]}`);
-            const norm = Number(s["gradNorm"]);
+            assert.ok(relative(Number(s.loss), reference.loss[i]!) <= 2e-5, `loss of step ${i + 1}: ${s.loss}`);
+            const norm = Number(s.gradNorm);
             assert.ok(relative(norm, reference.grad_norm[i]!) <= 2e-4, `gradient norm of step ${i + 1}: ${norm}`);
           });
           const worst = await worstDrift(model, out);
@@ -134,8 +134,8 @@ describe("parity with PyTorch", function () {
         ]);
         assert.equal(code, 0, stderr);
         const done = lines.at(-1)!;
-        assert.deepEqual(done["tokens"], expected.greedy);
-        (done["logits"] as number[]).forEach((x, i) => {
+        assert.deepEqual(done.tokens, expected.greedy);
+        (done.logits as number[]).forEach((x, i) => {
           assert.ok(Math.abs(x - expected.last_logits[i]!) <= 1e-4, `logit ${i}: ${x}`);
         });
       });
@@ -152,7 +152,7 @@ describe("parity with PyTorch", function () {
         const { out, steps } = await train(model as string, mesh as string, extra as string[]);
         const weights = readFileSync(path.join(out, "model", "model.safetensors")).toString("base64");
         await rm(out, { recursive: true });
-        return { losses: steps.map((s) => [s["loss"], s["gradNorm"]]), weights };
+        return { losses: steps.map((s) => [s.loss, s.gradNorm]), weights };
       }),
     );
     assert.deepEqual(digests[0], digests[1]);
