@@ -103,6 +103,7 @@ describe("parity with PyTorch", function () {
             assert.ok(relative(norm, reference.grad_norm[i]!) <= 2e-4, `gradient norm of step ${i + 1}: ${norm}`);
           });
           const worst = await worstDrift(model, out);
+          if (process.env.SHOW) console.log(mesh, worst);
           assert.ok(worst.drift <= 2e-3, `${worst.name} drifts by ${worst.drift}`);
         } finally {
           await rm(out, { recursive: true });

@@ -25,15 +25,15 @@ constexpr int kTileVectors = 2;
 template <class S>
 constexpr int kTileColumns = kTileVectors * kLanes<S>;
 
-// to[i][j] = from[i][j] + sum over p < k of a[p * kRows + i] * b[p * ldb + j], j over kVectors vectors; from null
-// counts as zeros.
+// One chain of fma: to = from + (sum over p < k of a b), the sum by itself first.
 template <int kRows, int kVectors, class S, class B>
-void microKernel(int64_t k, const S* a, const B* b, int64_t ldb, const S* from, int64_t ldFrom, S* to, int64_t ldTo) {
+MESHWORK_INLINE void chain(int64_t k, const S* a, const B* b, int64_t ldb, const S* from, int64_t ldFrom, S* to,
+                           int64_t ldTo) {
   using V = Vec<S>;
   constexpr int lanes = kLanes<S>;
   V sum[kRows][kVectors];
   for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < kVectors; ++v) sum[i][v] = from ? load(from + i * ldFrom + v * lanes) : V{};
+    for (int v = 0; v < kVectors; ++v) sum[i][v] = V{};
   }
   for (int64_t p = 0; p < k; ++p, a += kRows, b += ldb) {
     V right[kVectors];
@@ -47,12 +47,32 @@ void microKernel(int64_t k, const S* a, const B* b, int64_t ldb, const S* from, 
     }
   }
   for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < kVectors; ++v) store(to + i * ldTo + v * lanes, sum[i][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      const V before = from ? load(from + i * ldFrom + v * lanes) : V{};
+      store(to + i * ldTo + v * lanes, before + sum[i][v]);
+    }
   }
 }
 
+// Steps of k in one chain of fma. Ending a chain costs about as much as two steps; where k is short a shorter chain
+// makes for about half the error of one chain over all of it.
+constexpr int64_t sumGroup(int64_t k) { return k <= 512 ? 16 : 64; }
+
+// to[i][j] = from[i][j] + sum over p < k of a[p * kRows + i] * b[p * ldb + j], j over kVectors vectors; from null
+// counts as zeros.
+template <int kRows, int kVectors, class S, class B>
+void microKernel(int64_t k, int64_t group, const S* a, const B* b, int64_t ldb, const S* from, int64_t ldFrom, S* to,
+                 int64_t ldTo) {
+  int64_t done = std::min(k, group);
+  chain<kRows, kVectors>(done, a, b, ldb, from, ldFrom, to, ldTo);
+  while (done < k) {
+    const int64_t steps = std::min(k - done, group);
+    chain<kRows, kVectors>(steps, a + done * kRows, b + done * ldb, ldb, static_cast<const S*>(to), ldTo, to, ldTo);
+    done += steps;
+  }
+}
 template <class S, class B>
-using MicroKernel = void (*)(int64_t, const S*, const B*, int64_t, const S*, int64_t, S*, int64_t);
+using MicroKernel = void (*)(int64_t, int64_t, const S*, const B*, int64_t, const S*, int64_t, S*, int64_t);
 
 namespace detail {
 template <int kVectors, class S, class B, int... kRows>
@@ -83,7 +103,7 @@ void multiplyPacked(int64_t m, int64_t n, int64_t k, const S* a, int64_t packedK
       const int rows = static_cast<int>(std::min<int64_t>(kTileRows, m - i));
       const auto kernel = whole ? findMicroKernel<kTileVectors, S, S>(rows) : findMicroKernel<1, S, S>(rows);
       S* tile = c + i * ldc + j;
-      kernel(k, a + i * packedK, right, ldb ? ldb : width, add ? tile : nullptr, ldc, tile, ldc);
+      kernel(k, sumGroup(k), a + i * packedK, right, ldb ? ldb : width, add ? tile : nullptr, ldc, tile, ldc);
     }
     j += width;
   }

@@ -263,7 +263,7 @@ class Attention {
       for (int64_t e = 0; e < width;) {
         const bool two = e + kTileColumns<S> <= width;
         const auto kernel = two ? findMicroKernel<kTileVectors, S, S>(n) : findMicroKernel<1, S, S>(n);
-        kernel(count, weights, from + e, stride, sums + e, width, sums + e, width);
+        kernel(count, sumGroup(count), weights, from + e, stride, sums + e, width, sums + e, width);
         e += two ? kTileColumns<S> : kWidth;
       }
     }

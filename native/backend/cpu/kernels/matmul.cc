@@ -283,7 +283,7 @@ class Matmul {
       S* tile = panels_ == 1 ? strip.tiles : strip.tiles + i * width;
       S* to = inPlace ? reinterpret_cast<S*>(element(call_.out[0], at.batch, at.row + i, column)) : tile;
       const int64_t ldTo = inPlace ? call_.out[0].stride(1) : width;
-      findMicroKernel<kVectors, S, B>(rows)(strip.k, strip.packedLeft + i * strip.k, right, ldRight,
+      findMicroKernel<kVectors, S, B>(rows)(strip.k, sumGroup(k_), strip.packedLeft + i * strip.k, right, ldRight,
                                             first ? nullptr : tile, width, to, ldTo);
       if (last && !inPlace) finishRows(at, at.row + i, rows, column, strip.columns, tile, width, strip.bias);
     }
