@@ -15,10 +15,15 @@ export class LoadedStep implements Disposable {
     this.compiled = compiled;
     this.#executable = engine.load({
       programs: compiled.programs,
-      buffers: compiled.bindings.map((ids, rank) => Int32Array.from(ids, (id) => store.buffer(id, rank))),
+      buffers: buffersOf(store, compiled.bindings),
       inputBytes: compiled.inputBytes,
       outputBytes: compiled.outputBytes,
     });
+  }
+
+  /** Binds other persistent tensors, from the next run on: ids of each device, in the order of its bound buffers. */
+  bind(store: PersistentStore, bindings: CompiledStep["bindings"]): void {
+    this.#executable.bind(buffersOf(store, bindings));
   }
 
   /** Runs once with all inputs given by name; resolves with the results by name. */
@@ -46,4 +51,8 @@ export class LoadedStep implements Disposable {
   [Symbol.dispose](): void {
     this.#executable[Symbol.dispose]();
   }
+}
+
+function buffersOf(store: PersistentStore, bindings: CompiledStep["bindings"]): Int32Array[] {
+  return bindings.map((ids, rank) => Int32Array.from(ids, (id) => store.buffer(id, rank)));
 }

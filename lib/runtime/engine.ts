@@ -61,9 +61,29 @@ export class Engine implements Disposable {
   write(buffer: number, source: StorageArray): void {
     addon.bufferWrite(this.handle, buffer, 0, source);
   }
+  /** Writes the start of a buffer before the next run: at once when idle, else behind the runs that are queued. */
+  writeInTurn(buffer: number, source: StorageArray): void {
+    if (!this.busy) {
+      this.write(buffer, source);
+      return;
+    }
+    // A failed run takes what is queued behind it along; a buffer or an engine that is gone needs no values.
+    this.writeQueued(buffer, source).catch(() => {
+      if (!this.#open) return;
+      try {
+        this.writeInTurn(buffer, source);
+      } catch (error) {
+        if (!(error instanceof DeviceError)) throw error;
+      }
+    });
+  }
   /** Reads the start of a buffer. Throws while a run is on. */
   read(buffer: number, target: StorageArray): void {
     addon.bufferRead(this.handle, buffer, 0, target);
+  }
+  /** Writes the start of a buffer in turn with the runs; the values are copied at the call. */
+  async writeQueued(buffer: number, source: StorageArray): Promise<void> {
+    await addon.bufferWriteQueued(this.handle, buffer, 0, source);
   }
   /** Reads the start of a buffer after all runs queued before. */
   async readQueued(buffer: number, bytes: number): Promise<Uint8Array> {

@@ -77,7 +77,7 @@ export class PersistentStore {
     return buffer;
   }
 
-  /** Writes the whole tensor: every device gets its part. */
+  /** Writes the whole tensor: every device gets its part, at once or in turn with the runs that are on. */
   write(id: string, values: StorageArray): void {
     const entry = this.#entry(id);
     if (values.length !== sizeOf(entry.shape)) {
@@ -88,7 +88,7 @@ export class PersistentStore {
       const { start, shape } = this.shard(entry, rank);
       const part = newStorage(entry.dtype, sizeOf(shape));
       extractBlock(values, entry.shape, start, part, shape);
-      if (part.length > 0) this.#engine.write(buffer, part);
+      if (part.length > 0) this.#engine.writeInTurn(buffer, part);
     });
   }
 

@@ -10,6 +10,7 @@ import { type PartitionSpec, axisName, toValueSpec } from "../ir/spec.ts";
 import { scheduleMaker } from "../passes/schedule.ts";
 import { type DeviceKind, Engine } from "../runtime/engine.ts";
 import { PersistentStore } from "../runtime/persistent.ts";
+import { Group } from "./group.ts";
 import { type Nested, Tensor, type TensorContext, flattenNested } from "./tensor.ts";
 import { SymBuilder, type SymNode, flatten, reachable } from "./trace.ts";
 
@@ -83,13 +84,14 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
   /** A tensor from row-major elements. */
   fromData(values: ArrayLike<number | boolean>, shape: Shape, options: TensorOptions<Axis> = {}): Tensor {
     const dtype = options.dtype ?? (typeof values[0] === "boolean" ? "bool" : "f32");
+    return this.fromStorage(toStorage(dtype, values), dtype, shape, options.spec);
+  }
+
+  /** A tensor from row-major elements in the dtype's storage (bf16: its bits). */
+  fromStorage(values: StorageArray, dtype: DType, shape: Shape, spec?: PartitionSpec<Axis>): Tensor {
     if (values.length !== sizeOf(shape)) {
       throw new ShapeError(`${values.length} elements do not make a tensor of shape ${shapeText(shape)}`);
     }
-    return this.#place(toStorage(dtype, values), dtype, shape, options.spec);
-  }
-
-  #place(values: StorageArray, dtype: DType, shape: Shape, spec: PartitionSpec | undefined): Tensor {
     const id = `tensor:${this.#tensors++}`;
     this.store.allocate(id, { dtype, shape, spec: this.valueSpec(spec, shape) });
     this.store.write(id, values);
@@ -123,6 +125,11 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
   }
   ones(shape: Shape, dtype: DType = "f32"): Tensor {
     return this.full(shape, 1, dtype);
+  }
+
+  /** The groups of devices along some axes: collectives on one plain array a device. Throws MeshError for unknown axes. */
+  group(...axes: Axis[]): Group {
+    return new Group(this, axes);
   }
 
   /** Computes tensors together: one compiled program (cached by structure), one run. */
