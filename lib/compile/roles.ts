@@ -8,24 +8,16 @@ import type { TableEntry, View } from "../ir/lowering.ts";
 import { type MeshLayout, batchAxes } from "../ir/mesh.ts";
 import { type Place, type ValueSpec, axisName, localShape, shardInterval } from "../ir/spec.ts";
 import { elementOps } from "../ops/kernels.ts";
-import { type BoundaryValue, type StageAction, pipelineActions } from "../passes/actions.ts";
+import { type StageAction, pipelineActions } from "../passes/actions.ts";
 import { type Action, type DeviceTable, encodeProgram, encodeSegments } from "../passes/encode.ts";
 import { ProgramBuilder } from "../passes/lower.ts";
 import { planMemory } from "../passes/memory.ts";
 import { prove } from "../passes/prove.ts";
+import { type MicroGraph, boundaryOf } from "./boundary.ts";
 import { refuseIdleDevices } from "./idle.ts";
 import { updateName } from "./names.ts";
 import { stagingLayout } from "./staging.ts";
-import type {
-  Cell,
-  CompiledStep,
-  DevicePlan,
-  MicroGraph,
-  Prologue,
-  StagingEntry,
-  StepOptions,
-  StepSource,
-} from "./step.ts";
+import type { Cell, CompiledStep, DevicePlan, Prologue, StagingEntry, StepOptions, StepSource } from "./step.ts";
 
 /** What the roles are made from. */
 export interface RoleInput {
@@ -52,7 +44,7 @@ interface Variant {
   /** Fed inputs in their slots, by name. */
   readonly feeds: Map<string, View>;
   readonly countFeeds: Map<string, View>;
-  /** Values sent and received, by crossing. */
+  /** Values sent and received, by the crossing's tag. */
   readonly crossings: Map<number, View>;
 }
 
@@ -169,12 +161,12 @@ class Role {
     return variant;
   }
 
-  #lowerMicro({ graph, staged }: MicroGraph, variant: Variant, place: Place): void {
+  #lowerMicro({ graph, staged, firstTag }: MicroGraph, variant: Variant, place: Place): void {
     const stage = this.#stage;
     const sent = new Set(staged.crossings.filter((c) => c.from === stage).map((c) => c.value));
     const segmentOf = (node: Node): number => (node.phase === "backward" ? variant.backward : variant.forward);
     const crossing = (value: number, to: number): number =>
-      staged.crossings.findIndex((c) => c.value === value && c.to === to);
+      firstTag + staged.crossings.findIndex((c) => c.value === value && c.to === to);
     const view = this.program.lower({
       graph,
       place,
@@ -190,7 +182,7 @@ class Role {
     });
     staged.crossings.forEach((c, i) => {
       if (c.from === stage)
-        variant.crossings.set(i, view(c.value, c.segment === "B" ? variant.backward : variant.forward));
+        variant.crossings.set(firstTag + i, view(c.value, c.segment === "B" ? variant.backward : variant.forward));
     });
     for (const { name, value } of graph.outputs) {
       const cell = this.#cells.get(name);
@@ -286,15 +278,7 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
   const { layout } = options;
   const stages = layout.size("pp");
   if (options.refuseIdle) refuseIdleDevices(input);
-  const staged = input.micro.get(sizes[0]!)!.staged;
-  const boundary: BoundaryValue[] = staged.crossings.map((c, value) => ({
-    value,
-    from: c.from,
-    to: c.to,
-    segment: c.segment,
-    needed: c.reader,
-  }));
-  const planned = pipelineActions(options.schedule(stages, sizes.length), boundary);
+  const planned = pipelineActions(options.schedule(stages, sizes.length), boundaryOf(input.micro));
   prove(planned.devices, { microbatches: sizes.length, slots: planned.slots });
   const staging = stagingLayout(
     source.inputs.map((i) => ({
@@ -460,8 +444,8 @@ function stageActions(
       sink.run(action.segment === "F" ? variant.forward : variant.backward, action.slot, action.microbatch);
     } else if (action.kind === "transfer") {
       const items = action.items.flatMap((item) => {
-        const view = role.variants[role.variantOf[item.microbatch]!]!.crossings.get(item.value)!;
-        const empty = sizeOf(view.dims) === 0;
+        const view = role.variants[role.variantOf[item.microbatch]!]!.crossings.get(item.value);
+        const empty = view === undefined || sizeOf(view.dims) === 0;
         if (item.direction === "send") posted.push(empty ? null : sends++);
         const peer = layout.rank({ ...coordinates, pp: item.peerStage });
         return empty ? [] : [{ direction: item.direction, peer, tag: item.value, view, slot: item.slot }];

@@ -7,8 +7,9 @@ import type { MeshLayout } from "../ir/mesh.ts";
 import { batchAxes } from "../ir/mesh.ts";
 import { type ValueSpec, replicated } from "../ir/spec.ts";
 import type { ScheduleMaker } from "../passes/schedule.ts";
-import { type Staged, stageGraph } from "../passes/stage.ts";
+import { stageGraph } from "../passes/stage.ts";
 import { alikeGraphs } from "./alike.ts";
+import { type MicroGraph, tagCrossings } from "./boundary.ts";
 import { updateName } from "./names.ts";
 import { type GraphSources, type PassOptions, runGraphPasses } from "./passes.ts";
 import { type RoleInput, assemblePrograms } from "./roles.ts";
@@ -108,12 +109,6 @@ export function microbatchSizes(batchSize: number, microbatches: number): number
   return Array.from({ length: microbatches }, (_, m) => base + (m < batchSize - base * microbatches ? 1 : 0));
 }
 
-/** A microbatch graph of one size, sharded and staged. */
-export interface MicroGraph {
-  readonly graph: Graph;
-  readonly staged: Staged;
-}
-
 /** Compiles a step for every device of the mesh. Throws PlanError for what cannot be run, before anything is allocated. */
 export function compileStep(source: StepSource, options: StepOptions): CompiledStep {
   const { layout, batchSize, microbatches } = options;
@@ -149,9 +144,10 @@ function microGraphs(source: StepSource, options: StepOptions, sizes: readonly n
     return runGraphPasses(source.micro(n), sources, options.passes);
   });
   const stages = options.layout.size("pp");
-  return new Map(
-    [...graphs].map(([n, graph]) => [n, { graph, staged: stageGraph(graph, stages, options.stageOfPath) }]),
-  );
+  const staged = [...graphs].map(([n, graph]) => {
+    return [n, { graph, staged: stageGraph(graph, stages, options.stageOfPath) }] as const;
+  });
+  return tagCrossings(new Map(staged));
 }
 
 /** The prologue's graphs, sharded, and its stage. */

@@ -4,6 +4,9 @@ import { ShapeError } from "./errors.ts";
 /** Sizes of a tensor's dims, outermost first. A scalar has the empty shape. */
 export type Shape = readonly number[];
 
+/** Most dims of a tensor (kMaxRank in native/core/view.h). */
+export const maxRank = 8;
+
 /** Number of elements. */
 export function sizeOf(shape: Shape): number {
   let n = 1;

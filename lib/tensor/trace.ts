@@ -1,7 +1,9 @@
 // The object graph that tensors are made of while a function is traced, and its flattening to a Graph.
-import { ProgramError } from "../core/errors.ts";
+import { ProgramError, ShapeError } from "../core/errors.ts";
+import { maxRank } from "../core/shape.ts";
 import { Builder } from "../ir/builder.ts";
 import { type Graph, newGraph, type Params, type Phase, type TensorType } from "../ir/graph.ts";
+import { typeText } from "../ir/print.ts";
 import { getOp } from "../ops/index.ts";
 
 let created = 0;
@@ -72,6 +74,13 @@ export class SymBuilder extends Builder<Sym> {
       inputs.map((sym) => sym.type),
       params,
     );
+    for (const type of types) {
+      if (type.shape.length > maxRank) {
+        throw new ShapeError(
+          `${op}: its result ${typeText(type)} has ${type.shape.length} dims; ${maxRank} are the most`,
+        );
+      }
+    }
     return [...new SymNode(op, params, [...inputs], types, this.path, this.phase).outputs];
   }
 

@@ -105,7 +105,7 @@ const einsum: Step = (context) => {
   const out = [...left, ...right.filter((label) => label !== "m0")].filter((label) => label !== "k");
   const turned = picks[4]! % 3 === 0 ? out.toReversed() : out;
   const sizes = sizeOf(x.type.shape) * sizeOf(y.type.shape);
-  if (sizes > maxSize * Math.max(size, 1)) return b.unary("tanh", x);
+  if (sizes > maxSize * Math.max(size, 1) || out.length > 6) return b.unary("tanh", x);
   const product = b.einsum(`${left.join(" ")}, ${right.join(" ")} -> ${turned.join(" ")}`, x, y);
   return b.mul(product, 1 / Math.max(size, 1));
 };
