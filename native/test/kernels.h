@@ -9,7 +9,8 @@
 #include "runtime/pool.h"
 #include "test/harness.h"
 
-namespace meshwork::test {
+// Its own (inline) namespace: kernel_test.h has a Tensor too.
+namespace meshwork::test::inline kernels {
 
 // A tensor with its own memory between two guards that nothing may write to.
 class Tensor {
@@ -162,4 +163,4 @@ void forEachIsa(const Body& body) {
   }
 }
 
-}  // namespace meshwork::test
+}  // namespace meshwork::test::inline kernels
