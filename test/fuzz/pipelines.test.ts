@@ -52,6 +52,34 @@ const plans: fc.Arbitrary<Plan> = fc.record({
   unbuffered: fc.boolean(),
 });
 
+function found(
+  text: string,
+  shapes: readonly (readonly number[])[],
+  axes: Plan["axes"],
+  batch: number,
+  microbatches: number,
+): Plan {
+  const steps = text.split(", ").map((step) => {
+    const [op, ...picks] = step.split(" ");
+    return { op: op!, picks: [0, 1, 2, 3, 4].map((i) => Number(picks[i] ?? 0)) };
+  });
+  const leaves = shapes.map((shape) => ({ shape, seed: 0, places: [1, 1], reversed: false }));
+  const recipe = { dtype: "f64" as const, axes: {}, leaves, steps, differentiate: false };
+  return { recipe, axes, batch, microbatches, schedule: "gpipe", unbuffered: true };
+}
+
+/** Programs that went wrong once, run first each time. */
+const regressions: readonly Plan[] = [
+  // A cotangent outside any module that two stages read.
+  found("tanh, tanh, sub 2 2, stop", [[], []], { pp: 2 }, 1, 1),
+  // A forward value of the first stage that only the second stage's backward wants split.
+  found("tanh, tanh, tanh 8, tanh, div 2, tanh, tanh, tanh", [[], [1], [], []], { pp: 2, dp: 2 }, 4, 4),
+  // A gradient that is partial for two samples and whole for one.
+  found("tanh 4, mul 0 2, tanh, tanh, tanh", [[2], []], { dp: 2 }, 4, 3),
+  // A value that crosses stages in microbatches of one sample only.
+  found("tanh, broadcast 4, tanh, mul 0 3, tanh", [[]], { pp: 2, dp: 2 }, 3, 2),
+];
+
 /** The batch's tensors: the first leaf's shape for each sample, and the samples' numbers. */
 function drawBatch({ recipe, batch }: Plan): { readonly x: Dense; readonly samples: Dense } {
   const shape = [batch, ...recipe.leaves[0]!.shape.slice(0, 2)];
@@ -217,6 +245,7 @@ describe("random steps", function () {
     });
     await fc.assert(property, {
       numRuns: runs,
+      examples: regressions.map((plan): [Plan] => [plan]),
       seed,
       interruptAfterTimeLimit: runs * 280,
       markInterruptAsFailure: true,

@@ -1,0 +1,154 @@
+// Training steps of small models on every kind of mesh: losses, gradient norms and weights are those of one device, with
+// uneven batches, uneven microbatches, targets that do not count, and dropout.
+import assert from "node:assert/strict";
+import { fromStorage } from "../../lib/core/dtype.ts";
+import type { ModelConfig } from "../../lib/nn/config.ts";
+import { createModel } from "../../lib/nn/load.ts";
+import { adamw } from "../../lib/optim/optimizer.ts";
+import { Mesh } from "../../lib/tensor/mesh.ts";
+import { type StepResult, trainStep } from "../../lib/train/step.ts";
+import { Draw } from "../conformance/draw.ts";
+
+const common = {
+  vocabSize: 37,
+  width: 24,
+  layers: 3,
+  heads: 4,
+  headDim: 6,
+  innerWidth: 40,
+  maxPositions: 8,
+  initializerRange: 0.3,
+  endTokens: [],
+} as const;
+
+const gpt2 = (dropout: number): ModelConfig => ({
+  ...common,
+  architecture: "gpt2",
+  activation: "gelu_new",
+  tieWordEmbeddings: true,
+  layerNormEps: 1e-5,
+  attentionDropout: dropout,
+  embeddingDropout: dropout,
+  residualDropout: dropout,
+});
+
+const llama = (experts: boolean): ModelConfig => ({
+  ...common,
+  architecture: experts ? "mixtral" : "llama",
+  activation: "silu",
+  tieWordEmbeddings: false,
+  attentionDropout: 0,
+  kvHeads: 2,
+  rmsNormEps: 1e-5,
+  ropeTheta: 10_000,
+  ropeScaling: undefined,
+  attentionBias: false,
+  mlpBias: false,
+  // The balance term is each microbatch's own, so that it depends on their number: it weighs nothing here.
+  experts: experts ? { count: 4, perToken: 2, balanceWeight: 0 } : undefined,
+});
+
+const configs: Readonly<Record<string, ModelConfig>> = {
+  "GPT-2": gpt2(0),
+  "GPT-2 with dropout": gpt2(0.2),
+  Llama: llama(false),
+  Mixtral: llama(true),
+};
+
+interface Layout {
+  readonly axes: Readonly<Record<string, number>>;
+  readonly microbatches: number;
+  readonly schedule?: string;
+}
+
+const layouts: readonly Layout[] = [
+  { axes: {}, microbatches: 1 },
+  { axes: {}, microbatches: 3 },
+  { axes: { dp: 2 }, microbatches: 1 },
+  { axes: { dp: 2 }, microbatches: 3 },
+  { axes: { dp: 3 }, microbatches: 2 },
+  { axes: { fsdp: 2 }, microbatches: 2 },
+  { axes: { tp: 2 }, microbatches: 1 },
+  { axes: { tp: 3 }, microbatches: 2 },
+  { axes: { pp: 2 }, microbatches: 4, schedule: "gpipe" },
+  { axes: { pp: 3 }, microbatches: 3 },
+  { axes: { pp: 2, tp: 2 }, microbatches: 2 },
+  { axes: { dp: 2, tp: 2 }, microbatches: 4 },
+  { axes: { pp: 2, dp: 2 }, microbatches: 3 },
+  { axes: { pp: 2, dp: 2, tp: 2 }, microbatches: 5 },
+];
+
+const batchSize = 5;
+const length = 7;
+const steps = 3;
+
+interface Trained {
+  readonly results: StepResult[];
+  readonly weights: ReadonlyMap<string, readonly number[]>;
+}
+
+async function train(config: ModelConfig, { axes, microbatches, schedule = "1f1b" }: Layout): Promise<Trained> {
+  await using mesh = await Mesh.open({ device: "cpu", axes, threads: 1, timeoutMs: 20_000 });
+  const model = createModel(config);
+  using step = await trainStep(mesh, model, {
+    loss: ({ inputs, targets }) => model.loss(inputs, targets),
+    // A large eps: keys' biases have no gradient but rounding, which AdamW would magnify to full steps.
+    optimizer: adamw({ learningRate: 1e-2, weightDecay: 0.1, eps: 1e-3 }),
+    batchSize,
+    batch: { inputs: { dtype: "i32", shape: [length] }, targets: { dtype: "i32", shape: [length] } },
+    microbatches,
+    schedule,
+    clipNorm: 1,
+    seed: 3,
+  });
+  const results: StepResult[] = [];
+  for (let k = 0; k < steps; k++) {
+    const draw = new Draw(`batch ${k}`);
+    const tokens = draw.ints([batchSize, length], 0, config.vocabSize).data;
+    // The last sample counts little, the one before not at all.
+    const counts = (i: number): boolean => i < 3 * length || i >= 4 * length + 5;
+    const targets = draw.ints([batchSize, length], 0, config.vocabSize).data.map((t, i) => (counts(i) ? t : -100));
+    results.push(await step.run({ inputs: tokens, targets }));
+  }
+  const weights = model
+    .parameters()
+    .map((p): [string, number[]] => [p.path, fromStorage(p.dtype, mesh.store.read(p.id))]);
+  return { results, weights: new Map(weights) };
+}
+
+function assertNear(found: number, expected: number, relative: number, what: string): void {
+  const scale = Math.max(Math.abs(expected), 1e-2);
+  if (!(Math.abs(found - expected) <= relative * scale)) assert.fail(`${what} is ${found}, not ${expected}`);
+}
+
+describe("training", function () {
+  this.timeout(120_000);
+  for (const [name, config] of Object.entries(configs)) {
+    let whole: Trained;
+    before(async () => {
+      whole = await train(config, layouts[0]!);
+    });
+    for (const layout of layouts.slice(1)) {
+      it(`${name} on ${JSON.stringify(layout.axes)} in ${layout.microbatches} microbatches is as on one device`, async () => {
+        const { results, weights } = await train(config, layout);
+        results.forEach((result, k) => {
+          assertNear(result.loss, whole.results[k]!.loss, 1e-4, `loss of step ${k + 1}`);
+          assertNear(result.gradNorm, whole.results[k]!.gradNorm, 1e-3, `gradient norm of step ${k + 1}`);
+        });
+        assert.deepEqual([...weights.keys()], [...whole.weights.keys()]);
+        for (const [path, values] of whole.weights) {
+          for (const [i, v] of values.entries()) assertNear(weights.get(path)![i]!, v, 1e-3, `${path}, element ${i},`);
+        }
+      });
+    }
+    it(`${name} trains to the same bits again, on every layout and schedule`, async () => {
+      for (const layout of [layouts[0]!, layouts.at(-1)!]) {
+        const first = await train(config, layout);
+        const again = await train(config, { ...layout, schedule: "gpipe" });
+        const numbers = ({ results }: Trained): number[] => results.flatMap((r) => [r.loss, r.gradNorm]);
+        assert.deepEqual(numbers(again), numbers(first));
+        assert.deepEqual(again.weights, first.weights);
+      }
+    });
+  }
+});
