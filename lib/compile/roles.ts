@@ -1,6 +1,6 @@
 // Programs for all devices of a compiled step: devices that run the same segments on the same local shapes play one role,
 // whose segments are lowered and encoded once; tables, groups and peers differ per device.
-import { type DType, dtypeSize } from "../core/dtype.ts";
+import { dtypeSize } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { Graph, Node, TensorType } from "../ir/graph.ts";
@@ -14,6 +14,8 @@ import { ProgramBuilder } from "../passes/lower.ts";
 import { planMemory } from "../passes/memory.ts";
 import { prove } from "../passes/prove.ts";
 import { type MicroGraph, boundaryOf } from "./boundary.ts";
+import { Depositor } from "./deposit.ts";
+import { elementType } from "./element-type.ts";
 import { refuseIdleDevices } from "./idle.ts";
 import { updateName } from "./names.ts";
 import { stagingLayout } from "./staging.ts";
@@ -61,6 +63,7 @@ class Role {
   readonly opening: number;
   readonly seeds: number;
   readonly closing: number;
+  readonly #depositor: Depositor;
   readonly #cells = new Map<string, View>();
   readonly #input: RoleInput;
   readonly #stage: number;
@@ -73,6 +76,7 @@ class Role {
     this.#layout = input.options.layout;
     this.#rank = rank;
     this.program = new ProgramBuilder(this.#layout.sizes);
+    this.#depositor = new Depositor(this.program, input.sizes.length === 1 ? "store" : "add");
     this.opening = this.program.segment("open");
     this.#openCells();
     this.#seedCells();
@@ -101,11 +105,12 @@ class Role {
         "step",
       );
       this.#cells.set(cell.name, view);
+      if (this.#input.sizes.length === 1) continue; // written once, not added to
       this.program.emit(this.opening, {
         kernel: "elementwise",
         inputs: [],
         outputs: [view],
-        attributes: [1, elementOps.const.code, typeCode(view.dtype), { float: 0 }, 0, 0, 1, 0],
+        attributes: [1, elementOps.const.code, elementType(view.dtype), { float: 0 }, 0, 0, 1, 0],
         label: cell.name,
       });
     }
@@ -156,7 +161,7 @@ class Role {
         source: (node, local, spec) => this.#source(node, local, spec, variant.countFeeds),
       });
       for (const { name, value } of graph.outputs)
-        this.#accumulate(variant.count, this.#cells.get(name)!, view(value, variant.count), name);
+        this.#depositor.deposit(variant.count, this.#cells.get(name)!, view(value, variant.count), name);
     }
     return variant;
   }
@@ -189,18 +194,8 @@ class Role {
       if (!cell) continue;
       const node = graph.nodes[graph.values[value]!.node]!;
       const segment = segmentOf(node);
-      this.#accumulate(segment, cell, view(value, segment), node.path || name);
+      this.#depositor.deposit(segment, cell, view(value, segment), node.path || name);
     }
-  }
-
-  #accumulate(segment: number, cell: View, value: View, label: string): void {
-    this.program.emit(segment, {
-      kernel: "elementwise",
-      inputs: [cell, value],
-      outputs: [cell],
-      attributes: [1, elementOps.add.code, typeCode(cell.dtype), 0, 1, 0, 1, 2],
-      label,
-    });
   }
 
   #source(node: Node, local: TensorType, spec: ValueSpec, feeds: Map<string, View>): View {
@@ -248,10 +243,6 @@ class Role {
       if (fetch) this.fetches.push({ name, view: kept });
     }
   }
-}
-
-function typeCode(dtype: DType): number {
-  return dtype === "f64" ? 1 : dtype === "i32" || dtype === "bool" ? 2 : 0;
 }
 
 /** All local sizes that occur in a graph at a place: equal text means equal local shapes everywhere. */
