@@ -2,7 +2,7 @@
 import { PlanError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
 import { axisName, localShape } from "../ir/spec.ts";
-import type { RoleInput } from "./roles.ts";
+import type { RoleInput } from "./role.ts";
 
 /** Throws PlanError naming the axis and the first coordinate that would hold nothing in any microbatch. */
 export function refuseIdleDevices({ options, sizes, micro }: RoleInput): void {

@@ -12,7 +12,7 @@ import { alikeGraphs } from "./alike.ts";
 import { type MicroGraph, tagCrossings } from "./boundary.ts";
 import { updateName } from "./names.ts";
 import { type GraphSources, type PassOptions, runGraphPasses } from "./passes.ts";
-import { type RoleInput, assemblePrograms } from "./roles.ts";
+import { assemblePrograms } from "./assemble.ts";
 
 /** Something the caller feeds at each run. */
 export interface StepInput {
@@ -129,8 +129,7 @@ export function compileStep(source: StepSource, options: StepOptions): CompiledS
     const whole = { outputsWhole: true, staysSplit: (name: string) => name.startsWith(updateName) };
     return graph && runGraphPasses(graph, { ...shardSources(source, options, own), ...whole }, options.passes);
   });
-  const input: RoleInput = { source, options, sizes, micro, cells, prologue, closing };
-  return assemblePrograms(input);
+  return assemblePrograms({ source, options, sizes, micro, cells, prologue, closing });
 }
 
 /** The microbatch graphs of all sizes, sharded and staged. */

@@ -1,5 +1,5 @@
 // Runs a Graph on the devices of an engine through the compiler's own passes: shard, lower, plan, encode.
-import { deviceTable } from "../../lib/compile/roles.ts";
+import { deviceTable } from "../../lib/compile/device-table.ts";
 import { dtypeSize, fromStorage, storageView, toStorage } from "../../lib/core/dtype.ts";
 import { sizeOf } from "../../lib/core/shape.ts";
 import type { Graph, Node } from "../../lib/ir/graph.ts";

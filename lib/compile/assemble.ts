@@ -1,0 +1,87 @@
+// Assembling a compiled step: one program per device, proven to wait for nothing that never comes.
+import { pipelineActions } from "../passes/actions.ts";
+import { encodeProgram, encodeSegments } from "../passes/encode.ts";
+import { planMemory } from "../passes/memory.ts";
+import { prove } from "../passes/prove.ts";
+import { type CollectiveCall, proveCollectives } from "../passes/prove-collectives.ts";
+import { boundaryOf } from "./boundary.ts";
+import { collectiveCalls } from "./calls.ts";
+import { deviceActions, OutputStaging } from "./device-actions.ts";
+import { deviceTable } from "./device-table.ts";
+import { refuseIdleDevices } from "./idle.ts";
+import { Role, type RoleInput, signature } from "./role.ts";
+import { stagingLayout } from "./staging.ts";
+import type { CompiledStep, DevicePlan } from "./step.ts";
+
+/** Builds and encodes the programs of all devices. */
+export function assemblePrograms(input: RoleInput): CompiledStep {
+  const { options, source, sizes } = input;
+  const { layout } = options;
+  const stages = layout.size("pp");
+  if (options.refuseIdle) refuseIdleDevices(input);
+  const planned = pipelineActions(options.schedule(stages, sizes.length), boundaryOf(input.micro));
+  prove(planned.devices, { microbatches: sizes.length, slots: planned.slots });
+  const staging = stagingLayout(
+    source.inputs.map((i) => ({
+      name: i.name,
+      dtype: i.dtype,
+      shape: i.batch ? [options.batchSize, ...i.shape] : i.shape,
+    })),
+  );
+  const roles = new Map<string, { role: Role; code: ReturnType<typeof encodeSegments> }>();
+  const outputs = new OutputStaging();
+  const programs: Int32Array[] = [];
+  const calls: CollectiveCall[][] = [];
+  const bindings: string[][] = [];
+  const devices: DevicePlan[] = [];
+  for (let rank = 0; rank < layout.devices; rank++) {
+    const stage = layout.coordinates(rank).pp ?? 0;
+    const key = `${stage} ${roleKey(input, rank)}`;
+    let known = roles.get(key);
+    if (!known) {
+      const role = new Role(input, stage, rank);
+      const plan = planMemory(role.program, Math.max(1, planned.slots[stage]!));
+      known = { role, code: encodeSegments(role.program, plan, role.boundBytes) };
+      roles.set(key, known);
+    }
+    const { role, code } = known;
+    const actions = deviceActions(input, role, rank, planned.devices[stage]!, staging.entries, outputs);
+    const table = deviceTable(layout, rank);
+    calls.push(collectiveCalls(role.program, actions, table));
+    programs.push(encodeProgram(code, actions, table, sizes.length));
+    bindings.push(role.bound);
+    devices.push(devicePlan(role, code.plan, rank, stage));
+  }
+  proveCollectives(calls);
+  return {
+    programs,
+    bindings,
+    inputs: staging.entries,
+    inputBytes: staging.bytes,
+    outputs: outputs.entries,
+    outputBytes: outputs.bytes,
+    devices,
+    cells: input.cells,
+  };
+}
+
+function roleKey(input: RoleInput, rank: number): string {
+  const { layout } = input.options;
+  const parts = input.sizes.map((n, m) => signature(input.micro.get(n)!.graph, layout, layout.place(rank, m)));
+  const closing = input.closing.map((g) => (g ? signature(g, layout, layout.place(rank)) : ""));
+  return [...parts, ...closing].join(";");
+}
+
+function devicePlan(role: Role, plan: ReturnType<typeof planMemory>, rank: number, stage: number): DevicePlan {
+  return {
+    rank,
+    stage,
+    arenaBytes: plan.arenaBytes,
+    stepBytes: plan.stepBytes,
+    slotBytes: plan.slotBytes,
+    slots: plan.slots,
+    scratchBytes: plan.scratchBytes,
+    boundBytes: role.boundBytes.reduce((a, b) => a + Math.ceil(b / 64) * 64, 0),
+    instructions: role.program.segments.reduce((n, s) => n + s.instructions.length, 0),
+  };
+}

@@ -1,0 +1,129 @@
+// The action list of one device: the pipeline's plan with this device's segments, inputs, peers and results.
+import { dtypeSize } from "../core/dtype.ts";
+import { sizeOf } from "../core/shape.ts";
+import type { View } from "../ir/lowering.ts";
+import { batchAxes, type MeshLayout } from "../ir/mesh.ts";
+import { shardInterval } from "../ir/spec.ts";
+import type { StageAction } from "../passes/actions.ts";
+import type { Action } from "../passes/encode.ts";
+import type { Role, RoleInput } from "./role.ts";
+import type { StagingEntry } from "./step.ts";
+
+/** Output staging: every result is fetched by the first device that offers it. */
+export class OutputStaging {
+  readonly entries: StagingEntry[] = [];
+  bytes = 0;
+  readonly #owner = new Map<string, number>();
+
+  /** Offset of a result, if this device is the one to fetch it (the first that offers it). */
+  claim(name: string, view: View, rank: number): number | undefined {
+    const owner = this.#owner.get(name);
+    if (owner !== undefined) return undefined;
+    this.#owner.set(name, rank);
+    const offset = this.bytes;
+    const bytes = sizeOf(view.dims) * dtypeSize(view.dtype);
+    this.entries.push({ name, dtype: view.dtype, shape: view.dims, offset, bytes });
+    this.bytes += Math.ceil(bytes / 64) * 64;
+    return offset;
+  }
+}
+
+/** Everything a device does in a run: feeds, the prologue, its pipeline actions, the closing segment, fetches. */
+export function deviceActions(
+  input: RoleInput,
+  role: Role,
+  rank: number,
+  planned: readonly StageAction[],
+  staging: readonly StagingEntry[],
+  outputs: OutputStaging,
+): Action[] {
+  const { options, sizes, source } = input;
+  const { layout } = options;
+  const actions: Action[] = [];
+  const entry = (name: string): StagingEntry => staging.find((e) => e.name === name)!;
+  const run = (segment: number, slot: number, microbatch: number): void => {
+    if (role.program.segments[segment]!.instructions.length > 0)
+      actions.push({ kind: "run", segment, slot, microbatch });
+  };
+  const feed = (views: ReadonlyMap<string, View>, microbatch: number, slot: number): void => {
+    for (const [name, view] of views) {
+      const shape = source.inputs.find((i) => i.name === name)!.shape;
+      const row = sizeOf(shape) * dtypeSize(view.dtype);
+      const first = sizes.slice(0, microbatch).reduce((a, b) => a + b, 0);
+      const part = shardInterval(
+        sizes[microbatch]!,
+        batchAxes.map((a) => `${a}*`),
+        layout.sizes,
+        layout.place(rank, microbatch),
+      );
+      const bytes = (part.stop - part.start) * row;
+      if (bytes > 0)
+        actions.push({
+          kind: "feed",
+          stagingOffset: entry(name).offset + (first + part.start) * row,
+          view,
+          bytes,
+          slot,
+        });
+    }
+  };
+  for (const [name, view] of role.scalars) {
+    actions.push({ kind: "feed", stagingOffset: entry(name).offset, view, bytes: entry(name).bytes, slot: 0 });
+  }
+  run(role.opening, 0, 0);
+  if (input.prologue && role.program.segments[role.seeds]!.instructions.length > 0) {
+    sizes.forEach((_, m) => {
+      const variant = role.variants[role.variantOf[m]!]!;
+      feed(variant.countFeeds, m, 0);
+      run(variant.count, 0, m);
+    });
+    run(role.seeds, 0, 0);
+  }
+  stageActions(role, layout, rank, planned, { actions, feed, run });
+  run(role.closing, 0, 0);
+  for (const { name, view } of role.fetches) {
+    const offset = outputs.claim(name, view, rank);
+    if (offset === undefined) continue;
+    const bytes = sizeOf(view.dims) * dtypeSize(view.dtype);
+    if (bytes > 0) actions.push({ kind: "fetch", stagingOffset: offset, view, bytes });
+  }
+  return actions;
+}
+
+interface ActionSink {
+  readonly actions: Action[];
+  feed(views: ReadonlyMap<string, View>, microbatch: number, slot: number): void;
+  run(segment: number, slot: number, microbatch: number): void;
+}
+
+/** Turns a stage's planned actions into this device's: its variants' segments, its peers; transfers of nothing fall away. */
+function stageActions(
+  role: Role,
+  layout: MeshLayout,
+  rank: number,
+  planned: readonly StageAction[],
+  sink: ActionSink,
+): void {
+  const coordinates = layout.coordinates(rank);
+  const posted: (number | null)[] = []; // planned send ordinal -> real one, null where nothing is sent
+  let sends = 0;
+  for (const action of planned) {
+    if (action.kind === "run") {
+      const variant = role.variants[role.variantOf[action.microbatch]!]!;
+      if (action.segment === "F") sink.feed(variant.feeds, action.microbatch, action.slot);
+      sink.run(action.segment === "F" ? variant.forward : variant.backward, action.slot, action.microbatch);
+    } else if (action.kind === "transfer") {
+      const items = action.items.flatMap((item) => {
+        const view = role.variants[role.variantOf[item.microbatch]!]!.crossings.get(item.value);
+        const empty = view === undefined || sizeOf(view.dims) === 0;
+        if (item.direction === "send") posted.push(empty ? null : sends++);
+        const peer = layout.rank({ ...coordinates, pp: item.peerStage });
+        return empty ? [] : [{ direction: item.direction, peer, tag: item.value, view, slot: item.slot }];
+      });
+      if (items.length > 0) sink.actions.push({ kind: "transfer", items });
+    } else {
+      const send = posted[action.send];
+      if (send !== null && send !== undefined) sink.actions.push({ kind: "wait", send });
+    }
+  }
+}
