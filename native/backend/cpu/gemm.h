@@ -38,7 +38,7 @@ MESHWORK_INLINE void chain(int64_t k, const S* a, const B* b, int64_t ldb, const
   for (int64_t p = 0; p < k; ++p, a += kRows, b += ldb) {
     V right[kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) right[v] = load(b + v * lanes);
+    for (int v = 0; v < kVectors; ++v) right[v] = loadAs<S>(b + v * lanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       const V left = splat(a[i]);
@@ -125,14 +125,18 @@ MESHWORK_INLINE F32x4 load4(const bf16* from) {
 }
 
 // Four lines of four, transposed: to[j * width + i] = from[i * stride + j].
-template <class T>
-MESHWORK_INLINE void transpose4(const T* from, int64_t stride, float* to, int64_t width) {
+template <class T, class S>
+MESHWORK_INLINE void transpose4(const T* from, int64_t stride, S* to, int64_t width) {
   const F32x4 a = load4(from), b = load4(from + stride), c = load4(from + 2 * stride), d = load4(from + 3 * stride);
   const F32x4 ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
   const F32x4 cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
   const F32x4 rows[4] = {__builtin_shufflevector(ab0, cd0, 0, 1, 4, 5), __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7),
                          __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5), __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7)};
-  for (int j = 0; j < 4; ++j) *reinterpret_cast<VectorOf<float, 16>::unaligned*>(to + j * width) = rows[j];
+  using Four = VectorOf<S, 4 * static_cast<int>(sizeof(S))>;
+  for (int j = 0; j < 4; ++j) {
+    const auto line = __builtin_convertvector(rows[j], typename Four::type);
+    *reinterpret_cast<typename Four::unaligned*>(to + j * width) = line;
+  }
 }
 
 // `count` lines (rows of a left side, columns of a right side) with unit stride in k: to[p * width + i] = from[i *
@@ -140,7 +144,7 @@ MESHWORK_INLINE void transpose4(const T* from, int64_t stride, float* to, int64_
 template <class T, class S>
 void packTransposed(const T* from, int64_t stride, int count, int64_t k, S* to, int width) {
   int i = 0;
-  if constexpr (std::is_same_v<S, float>) {
+  if constexpr (!std::is_same_v<T, double>) {
     for (; i + 4 <= count; i += 4) {
       int64_t p = 0;
       for (; p + 4 <= k; p += 4) transpose4(from + i * stride + p, stride, to + p * width + i, width);
@@ -163,9 +167,9 @@ void packStraight(const T* from, int64_t stride, int count, int64_t k, S* to, in
   constexpr int lanes = kLanes<S>;
   for (int64_t p = 0; p < k; ++p, from += stride, to += width) {
     int i = 0;
-    for (; i + lanes <= count; i += lanes) store(to + i, load(from + i));
+    for (; i + lanes <= count; i += lanes) store(to + i, loadAs<S>(from + i));
     if (i < count) {
-      storePartial(to + i, loadPartial(from + i, count - i), std::min(lanes, width - i));
+      storePartial(to + i, loadPartialAs<S>(from + i, count - i), std::min(lanes, width - i));
       i += lanes;
     }
     for (; i < width; ++i) to[i] = S{};
@@ -217,11 +221,11 @@ void dotKernel(int64_t k, const S* a, int64_t lda, const B* b, int64_t ldb, bool
   };
   int64_t p = 0;
   for (; p + lanes <= k; p += lanes, a += lanes, b += lanes) {
-    step([](const S* from) { return load(from); }, [](const B* from) { return load(from); });
+    step([](const S* from) { return load(from); }, [](const B* from) { return loadAs<S>(from); });
   }
   if (const int rest = static_cast<int>(k - p); rest > 0) {
     step([rest](const S* from) { return loadPartial(from, rest); },
-         [rest](const B* from) { return loadPartial(from, rest); });
+         [rest](const B* from) { return loadPartialAs<S>(from, rest); });
   }
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kColumns; ++j) {

@@ -146,6 +146,57 @@ MESHWORK_INLINE void storePartial(bf16* to, F32 value, int n) {
   std::memcpy(to, &bits, static_cast<size_t>(n) * sizeof(bf16));
 }
 
+// ---- other types than the one computed in ----
+
+// kLanes<A> elements of x, as A: float64 of float32 or bfloat16, float32 of bfloat16, or what they are.
+template <class A, class T>
+MESHWORK_INLINE Vec<A> loadAs(const T* x) {
+  if constexpr (__is_same(A, T) || (__is_same(A, float) && __is_same(T, bf16))) {
+    return load(x);
+  } else if constexpr (__is_same(T, float)) {
+    F32Half half;
+    std::memcpy(&half, x, sizeof half);
+    return __builtin_convertvector(half, F64);
+  } else {
+    static_assert(__is_same(A, double) && __is_same(T, bf16));
+    typename VectorOf<uint16_t, kVectorBytes / 4>::type bits;
+    std::memcpy(&bits, x, sizeof bits);
+    const auto wide = __builtin_convertvector(bits, typename VectorOf<uint32_t, kVectorBytes / 2>::type) << 16;
+    return __builtin_convertvector(bitCast<F32Half>(wide), F64);
+  }
+}
+
+// The first n of them (0 <= n <= lanes); the others are zero.
+template <class A, class T>
+MESHWORK_INLINE Vec<A> loadPartialAs(const T* x, int n) {
+  if constexpr (__is_same(A, T) || (__is_same(A, float) && __is_same(T, bf16))) {
+    return loadPartial(x, n);
+  } else {
+    static_assert(__is_same(A, double) && __is_same(T, float));
+#if MESHWORK_ISA_LEVEL == 2
+    return __builtin_convertvector(bitCast<F32Half>(_mm256_maskz_loadu_epi32((__mmask8)((1u << n) - 1u), x)), F64);
+#else
+    F32Half half{};
+    std::memcpy(&half, x, static_cast<size_t>(n) * sizeof(float));
+    return __builtin_convertvector(half, F64);
+#endif
+  }
+}
+
+// Rounds to nearest, ties to even.
+MESHWORK_INLINE void store(float* to, F64 value) {
+  const F32Half half = __builtin_convertvector(value, F32Half);
+  std::memcpy(to, &half, sizeof half);
+}
+MESHWORK_INLINE void storePartial(float* to, F64 value, int n) {
+  const F32Half half = __builtin_convertvector(value, F32Half);
+#if MESHWORK_ISA_LEVEL == 2
+  _mm256_mask_storeu_epi32(to, (__mmask8)((1u << n) - 1u), bitCast<__m256i>(half));
+#else
+  std::memcpy(to, &half, static_cast<size_t>(n) * sizeof(float));
+#endif
+}
+
 // float16 storage (IEEE binary16), to and from f32; to nearest, ties to even.
 MESHWORK_INLINE F32 widenF16(U16Half bits) {
 #if MESHWORK_ISA_LEVEL == 2

@@ -75,8 +75,8 @@ class Attention {
       to.segment[i] = to.segment[from];
     }
   }
-  S* lse(const Rows& rows, int64_t row) const {
-    return lse_.as<S>() + rows.batch * lse_.stride(0) + (rows.head + row / rows.positions) * lse_.stride(1) +
+  Compute<T>* lse(const Rows& rows, int64_t row) const {
+    return lse_.as<Compute<T>>() + rows.batch * lse_.stride(0) + (rows.head + row / rows.positions) * lse_.stride(1) +
            (rows.position + row % rows.positions) * lse_.stride(2);
   }
   T* out(const Rows& rows, int64_t row) const {
@@ -272,7 +272,7 @@ class Attention {
   // out and lse of a row from its unnormalised sums.
   void writeRow(const Rows& rows, int64_t index, const S* sums, S maximum, S total) const {
     const bool empty = maximum == kNoScore<S>;
-    *lse(rows, index) = empty ? kNoScore<S> : maximum + log(splat(total))[0];
+    *lse(rows, index) = static_cast<Compute<T>>(empty ? kNoScore<S> : maximum + log(splat(total))[0]);
     const V factor = splat(empty ? S{0} : S{1} / total);
     T* to = out(rows, index);
     for (int64_t e = 0; e < x_.valueFeatures; e += kWidth) {
@@ -294,7 +294,8 @@ void runAttention(const Call& call) {
     case DType::bf16:
       return Attention<bf16>(call).run();
     default:
-      return Attention<float>(call).run();
+      return sumsInDouble(AttentionOperands(call, 3)) ? Attention<float, double>(call).run()
+                                                      : Attention<float>(call).run();
   }
 }
 

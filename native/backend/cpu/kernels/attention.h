@@ -65,6 +65,14 @@ struct AttentionOperands {
   }
 };
 
+// Whether float32 attention computes in float64: small problems do, as small products do (see matmul.cc).
+inline bool sumsInDouble(const AttentionOperands& x) {
+  constexpr double kMostProducts = 1 << 20;  // b h t s d
+  double products = static_cast<double>(std::max(x.features, x.valueFeatures));
+  for (int64_t dim : {x.batch, x.heads, x.length, x.keys}) products *= static_cast<double>(dim);
+  return products <= kMostProducts;
+}
+
 // Element [b, i, head, 0] of a [b, t, h, d] operand.
 template <class T>
 MESHWORK_INLINE T* headRow(const Operand& x, int64_t b, int64_t i, int64_t head) {

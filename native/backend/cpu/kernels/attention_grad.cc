@@ -229,8 +229,8 @@ class AttentionGrad {
       // Lanes beyond the queries, and queries that saw no key, get no probability: e^-inf.
       for (int64_t i = 0; i < lanes; ++i) lse[i] = std::numeric_limits<S>::infinity(), delta[i] = 0;
       for (int64_t i = 0; i < count; ++i) {
-        const S norm = op.lse_.template as<S>()[part.batch * op.lse_.stride(0) + h * op.lse_.stride(1) +
-                                                (first + i) * op.lse_.stride(2)];
+        const S norm = op.lse_.template as<Compute<T>>()[part.batch * op.lse_.stride(0) + h * op.lse_.stride(1) +
+                                                         (first + i) * op.lse_.stride(2)];
         if (norm != -std::numeric_limits<S>::infinity()) lse[i] = norm;
         delta[i] = outTimesDout(headRow<T>(op.out_, part.batch, first + i, h), doutRows + i * op.valueFeatures_);
       }
@@ -240,7 +240,7 @@ class AttentionGrad {
       V sum = {};
       for (int64_t e = 0; e < x.valueFeatures; e += kWidth) {
         const int count = static_cast<int>(std::min<int64_t>(kWidth, x.valueFeatures - e));
-        sum = fma(loadPartial(out + e, count), load(dout + e), sum);
+        sum = fma(loadPartialAs<S>(out + e, count), load(dout + e), sum);
       }
       return reduceAdd(sum);
     }
@@ -267,7 +267,8 @@ void runAttentionGrad(const Call& call) {
     case DType::bf16:
       return AttentionGrad<bf16>(call).run();
     default:
-      return AttentionGrad<float>(call).run();
+      return sumsInDouble(AttentionOperands(call, 6)) ? AttentionGrad<float, double>(call).run()
+                                                      : AttentionGrad<float>(call).run();
   }
 }
 

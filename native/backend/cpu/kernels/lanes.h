@@ -6,25 +6,7 @@ namespace meshwork::MESHWORK_ISA {
 
 constexpr int kWide = 16;
 
-// kLanes<A> elements of x, as A: float64 of float32 or bfloat16, float32 of bfloat16, or what they are.
-template <class A, class T>
-MESHWORK_INLINE Vec<A> loadAs(const T* x) {
-  if constexpr (__is_same(A, T) || (__is_same(A, float) && __is_same(T, bf16))) {
-    return load(x);
-  } else if constexpr (__is_same(T, float)) {
-    F32Half half;
-    std::memcpy(&half, x, sizeof half);
-    return __builtin_convertvector(half, F64);
-  } else {
-    static_assert(__is_same(A, double) && __is_same(T, bf16));
-    typename VectorOf<uint16_t, kVectorBytes / 4>::type bits;
-    std::memcpy(&bits, x, sizeof bits);
-    const auto wide = __builtin_convertvector(bits, typename VectorOf<uint32_t, kVectorBytes / 2>::type) << 16;
-    return __builtin_convertvector(bitCast<F32Half>(wide), F64);
-  }
-}
-
-// The first n of them; zeros behind.
+// The first n of kLanes<A> elements of x, as A (see loadAs()); zeros behind.
 template <class A, class T>
 MESHWORK_INLINE Vec<A> loadSomeAs(const T* x, int n) {
   if (n == kLanes<A>) return loadAs<A>(x);

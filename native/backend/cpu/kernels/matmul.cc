@@ -16,6 +16,8 @@ constexpr int64_t kDotRowsLimit = 16;     // up to here one with unit stride in 
 constexpr int64_t kDotLeastK = 256;       // if k is worth the sums over the lanes,
 constexpr int64_t kDotFewRows = 4;        // or rows are few
 constexpr int64_t kDotBlockColumns = 128;
+constexpr double kExactMostProducts = 1 << 22;  // up to here, b m n k, float32 products sum in float64: see
+constexpr int64_t kExactMostK = 4096;           // sumsInDouble()
 constexpr int kWideVectors = MESHWORK_ISA_LEVEL == 2 ? 8 : 4;  // columns of a single row's tile: longer runs of memory
 
 int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -34,9 +36,9 @@ MESHWORK_INLINE void finishVector(const S* sums, const S* bias, const R* residua
                                   const Finish<S>& how) {
   auto get = [count](const auto* from) {
     if constexpr (kWhole) {
-      return load(from);
+      return loadAs<S>(from);
     } else {
-      return loadPartial(from, count);
+      return loadPartialAs<S>(from, count);
     }
   };
   Vec<S> value = load(sums) * how.alpha;
@@ -70,8 +72,8 @@ using FinishRow = void (*)(const S*, const S*, const void*, void*, int64_t, cons
 
 template <class T, class S>
 FinishRow<S> chooseFinish(bool shortResult, bool shortResidual) {
-  if constexpr (std::is_same_v<T, S>) {
-    return finishRow<S, S, S>;
+  if constexpr (!std::is_same_v<T, bf16>) {
+    return finishRow<S, T, T>;
   } else {
     if (shortResult) return shortResidual ? finishRow<S, T, T> : finishRow<S, T, S>;
     return shortResidual ? finishRow<S, S, T> : finishRow<S, S, S>;
@@ -84,9 +86,11 @@ struct Block {
   std::byte* workspace;
 };
 
-// T is the storage type of a and b, S the type of the sums.
+// T is the storage type of a and b, S the type of the sums and of all else before the result is rounded.
 template <class T, class S = Compute<T>>
 class Matmul {
+  static constexpr bool kExact = !std::is_same_v<S, Compute<T>>;  // sums are wider than results
+
  public:
   explicit Matmul(const Call& call) : call_(call) {
     const Operand &a = call.in[0], &b = call.in[1];
@@ -100,7 +104,8 @@ class Matmul {
     residual_ = flags & matmul_flag::residual ? &call.in[call.inputs - 1] : nullptr;
     const bool shortResult = call.out[0].view->dtype == DType::bf16;
     finish_ = chooseFinish<T, S>(shortResult, residual_ && residual_->view->dtype == DType::bf16);
-    plain_ = flags == 0 && how_.alpha == S{1} && !shortResult;
+    plain_ = flags == 0 && how_.alpha == S{1} && !shortResult && !kExact;
+    group_ = kExact ? k_ : sumGroup(k_);
   }
 
   void run() {
@@ -151,13 +156,13 @@ class Matmul {
     const Operand& bias = call_.in[2];
     const int64_t stride = bias.stride(0);
     for (int64_t j = 0; j < n; ++j) {
-      if constexpr (!std::is_same_v<T, S>) {
+      if constexpr (std::is_same_v<T, bf16>) {
         if (bias.view->dtype == DType::bf16) {
           to[j] = widen(bias.as<T>()[(column + j) * stride]);
           continue;
         }
       }
-      to[j] = bias.as<S>()[(column + j) * stride];
+      to[j] = bias.as<Compute<T>>()[(column + j) * stride];
     }
   }
 
@@ -283,7 +288,7 @@ class Matmul {
       S* tile = panels_ == 1 ? strip.tiles : strip.tiles + i * width;
       S* to = inPlace ? reinterpret_cast<S*>(element(call_.out[0], at.batch, at.row + i, column)) : tile;
       const int64_t ldTo = inPlace ? call_.out[0].stride(1) : width;
-      findMicroKernel<kVectors, S, B>(rows)(strip.k, sumGroup(k_), strip.packedLeft + i * strip.k, right, ldRight,
+      findMicroKernel<kVectors, S, B>(rows)(strip.k, group_, strip.packedLeft + i * strip.k, right, ldRight,
                                             first ? nullptr : tile, width, to, ldTo);
       if (last && !inPlace) finishRows(at, at.row + i, rows, column, strip.columns, tile, width, strip.bias);
     }
@@ -335,7 +340,7 @@ class Matmul {
   }
 
   const Call& call_;
-  int64_t m_, n_, k_;
+  int64_t m_, n_, k_, group_;
   bool leftByRows_, rightByRows_;  // unit stride in k (left), in n (right)
   int64_t leftStride_, rightStride_;
   Finish<S> how_;
@@ -346,6 +351,18 @@ class Matmul {
   int64_t panels_ = 1, panelK_ = 0, blockRows_ = 0, blockColumns_ = 0;
 };
 
+// Whether float32 products sum in float64. Small ones do: what they take is mostly not arithmetic, and results as exact
+// as float32 can hold them keep tiny gradients right, which Adam divides by their own size. A larger product pays with
+// up to half its speed; a long k, with packed panels of twice the size.
+bool sumsInDouble(const Call& call) {
+  const Operand &a = call.in[0], &b = call.in[1];
+  const int64_t k = a.dim(2);
+  if (k > kExactMostK) return false;
+  // In double, as dims can be large where others are zero.
+  const double results = static_cast<double>(a.dim(0)) * static_cast<double>(a.dim(1)) * static_cast<double>(b.dim(2));
+  return results * static_cast<double>(k) <= kExactMostProducts;
+}
+
 void runMatmul(const Call& call) {
   switch (call.in[0].view->dtype) {
     case DType::f64:
@@ -353,7 +370,7 @@ void runMatmul(const Call& call) {
     case DType::bf16:
       return Matmul<bf16>(call).run();
     default:
-      return Matmul<float>(call).run();
+      return sumsInDouble(call) ? Matmul<float, double>(call).run() : Matmul<float>(call).run();
   }
 }
 
