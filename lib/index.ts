@@ -34,6 +34,8 @@ export {
 // Steps of models
 export {
   type BatchData,
+  type PlannedTrainStep,
+  planTrainStep,
   type StepCallOptions,
   type StepResult,
   TrainStep,

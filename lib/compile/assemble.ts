@@ -9,6 +9,7 @@ import { collectiveCalls } from "./calls.ts";
 import { deviceActions, OutputStaging } from "./device-actions.ts";
 import { deviceTable } from "./device-table.ts";
 import { refuseIdleDevices } from "./idle.ts";
+import { timed } from "./passes.ts";
 import { Role, type RoleInput, signature } from "./role.ts";
 import { stagingLayout } from "./staging.ts";
 import type { CompiledStep, DevicePlan } from "./step.ts";
@@ -19,8 +20,11 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
   const { layout } = options;
   const stages = layout.size("pp");
   if (options.refuseIdle) refuseIdleDevices(input);
-  const planned = pipelineActions(options.schedule(stages, sizes.length), boundaryOf(input.micro));
-  prove(planned.devices, { microbatches: sizes.length, slots: planned.slots });
+  const { passes } = options;
+  const planned = timed(passes, "schedule", () =>
+    pipelineActions(options.schedule(stages, sizes.length), boundaryOf(input.micro)),
+  );
+  timed(passes, "prove", () => prove(planned.devices, { microbatches: sizes.length, slots: planned.slots }));
   const staging = stagingLayout(
     source.inputs.map((i) => ({
       name: i.name,
@@ -39,16 +43,16 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
     const key = `${stage} ${roleKey(input, rank)}`;
     let known = roles.get(key);
     if (!known) {
-      const role = new Role(input, stage, rank);
-      const plan = planMemory(role.program, Math.max(1, planned.slots[stage]!));
-      known = { role, code: encodeSegments(role.program, plan, role.boundBytes) };
+      const role = timed(passes, "lower", () => new Role(input, stage, rank));
+      const plan = timed(passes, "memory", () => planMemory(role.program, Math.max(1, planned.slots[stage]!)));
+      known = { role, code: timed(passes, "encode", () => encodeSegments(role.program, plan, role.boundBytes)) };
       roles.set(key, known);
     }
     const { role, code } = known;
     const actions = deviceActions(input, role, rank, planned.devices[stage]!, staging.entries, outputs);
     const table = deviceTable(layout, rank);
     calls.push(collectiveCalls(role.program, actions, table));
-    programs.push(encodeProgram(code, actions, table, sizes.length));
+    programs.push(timed(passes, "encode", () => encodeProgram(code, actions, table, sizes.length)));
     bindings.push(role.bound);
     devices.push(devicePlan(role, code.plan, rank, stage));
   }

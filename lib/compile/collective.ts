@@ -27,6 +27,8 @@ export interface CollectiveRequest {
   readonly kind: ReduceKind;
   /** broadcast: index in the group of the rank that gives. */
   readonly root: number;
+  /** How often in a row a run does it (benchmarks); once by default. */
+  readonly times?: number;
   /** One per device. */
   readonly parts: readonly CollectivePart[];
 }
@@ -67,13 +69,15 @@ function programOf(layout: MeshLayout, request: CollectiveRequest, rank: number)
   const program = new ProgramBuilder(layout.sizes);
   const segment = program.segment(request.op);
   const [x, y] = [part.input, part.output].map((n, bound) => program.allocate(request.dtype, [n], { bound }));
-  program.emit(segment, {
-    kernel: request.op,
-    inputs: [x!],
-    outputs: [y!],
-    attributes: attributesOf(request),
-    label: request.op,
-  });
+  for (let i = 0; i < (request.times ?? 1); i++) {
+    program.emit(segment, {
+      kernel: request.op,
+      inputs: [x!],
+      outputs: [y!],
+      attributes: attributesOf(request),
+      label: request.op,
+    });
+  }
   const bytes = [part.input, part.output].map((n) => n * dtypeSize(request.dtype));
   const code = encodeSegments(program, planMemory(program, 1), bytes);
   return encodeProgram(code, [{ kind: "run", segment, slot: 0, microbatch: 0 }], tableOf(layout, rank, part), 1);

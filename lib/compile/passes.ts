@@ -16,6 +16,17 @@ export interface PassOptions {
   readonly onPass?: (name: string, graph: Graph) => void;
   /** Checks the graph before the first pass and after each; by default only where MESHWORK_VERIFY=1 (as tests set it). */
   readonly verify?: boolean;
+  /** Told the seconds that each stage of compiling took: "trace", the passes' names, "stage", "lower", "memory", "encode", ... */
+  readonly onTime?: (stage: string, seconds: number) => void;
+}
+
+/** Runs a stage of compiling and reports its time. */
+export function timed<T>(options: Pick<PassOptions, "onTime">, stage: string, run: () => T): T {
+  if (!options.onTime) return run();
+  const began = performance.now();
+  const result = run();
+  options.onTime(stage, (performance.now() - began) / 1000);
+  return result;
 }
 
 const verifyByDefault = process.env.MESHWORK_VERIFY === "1";
@@ -75,7 +86,7 @@ export function runGraphPasses(graph: Graph, sources: GraphSources, options: Pas
   if (checked) check(graph, "tracing");
   let g = graph;
   for (const pass of graphPasses) {
-    g = pass.run(g, sources, options);
+    g = timed(options, pass.name, () => pass.run(g, sources, options));
     if (checked) check(g, pass.name);
     options.onPass?.(pass.name, g);
   }

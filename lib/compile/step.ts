@@ -11,7 +11,7 @@ import { stageGraph } from "../passes/stage.ts";
 import { alikeGraphs } from "./alike.ts";
 import { type MicroGraph, tagCrossings } from "./boundary.ts";
 import { updateName } from "./names.ts";
-import { type GraphSources, type PassOptions, runGraphPasses } from "./passes.ts";
+import { type GraphSources, type PassOptions, runGraphPasses, timed } from "./passes.ts";
 import { assemblePrograms } from "./assemble.ts";
 
 /** Something the caller feeds at each run. */
@@ -125,7 +125,7 @@ export function compileStep(source: StepSource, options: StepOptions): CompiledS
   const prologue = compilePrologue(source, options, sizes, cells);
   const closing = Array.from({ length: stages }, (_, s) => {
     const own = cells.filter((c) => c.stage === s);
-    const graph = source.close(s, own);
+    const graph = timed(options.passes, "trace", () => source.close(s, own));
     const whole = { outputsWhole: true, staysSplit: (name: string) => name.startsWith(updateName) };
     return graph && runGraphPasses(graph, { ...shardSources(source, options, own), ...whole }, options.passes);
   });
@@ -140,11 +140,13 @@ function microGraphs(source: StepSource, options: StepOptions, sizes: readonly n
       outputSpec: (name: string) => fixed.get(name) ?? null,
       ...(options.wantedSpec ? { wantedSpec: options.wantedSpec } : {}),
     };
-    return runGraphPasses(source.micro(n), sources, options.passes);
+    const traced = timed(options.passes, "trace", () => source.micro(n));
+    return runGraphPasses(traced, sources, options.passes);
   });
   const stages = options.layout.size("pp");
   const staged = [...graphs].map(([n, graph]) => {
-    return [n, { graph, staged: stageGraph(graph, stages, options.stageOfPath) }] as const;
+    const cut = timed(options.passes, "stage", () => stageGraph(graph, stages, options.stageOfPath));
+    return [n, { graph, staged: cut }] as const;
   });
   return tagCrossings(new Map(staged));
 }

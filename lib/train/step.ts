@@ -1,6 +1,7 @@
 // trainStep: a loss on a model becomes one compiled step: forward, backward, clipping and update, over a whole mesh.
 import { DataError, PlanError } from "../core/errors.ts";
 import { LoadedStep } from "../compile/load.ts";
+import { timed } from "../compile/passes.ts";
 import {
   type Cell,
   type CompiledStep,
@@ -50,6 +51,8 @@ export interface TrainStepOptions<Name extends string = string> {
   readonly seed?: number;
   /** Pipeline stage of a module path; balanced by cost when absent. */
   readonly stageOf?: (path: string) => number;
+  /** Told the seconds that each stage of compiling takes, as it is done. */
+  readonly onTime?: (stage: string, seconds: number) => void;
 }
 
 /** What a step reports. */
@@ -160,13 +163,36 @@ export async function trainStep<Name extends string>(
   model: Placeable,
   options: TrainStepOptions<Name>,
 ): Promise<TrainStep<Name>> {
+  const { plan, compiled, placement, source } = planTrainStep(mesh, model, options);
+  await placeParameters(mesh, placement, compiled, source, options.seed ?? 0);
+  const loaded = new LoadedStep(mesh.engine, mesh.store, compiled);
+  return new TrainStep({ loaded, plan, placement, options, source });
+}
+
+/** A training step that is compiled, while nothing of it is on the devices yet. */
+export interface PlannedTrainStep {
+  /** The bytes and instructions of every device. */
+  readonly plan: StepPlan;
+  readonly compiled: CompiledStep;
+  readonly placement: Placement;
+  readonly source: UpdateSource;
+}
+
+/** The first half of trainStep(): compiles, and allocates nothing. On a mesh of "null" devices it plans any layout. */
+export function planTrainStep<Name extends string>(
+  mesh: Mesh,
+  model: Placeable,
+  options: TrainStepOptions<Name>,
+): PlannedTrainStep {
   const stages = mesh.layout.size("pp");
   const microbatches = options.microbatches ?? (stages > 1 ? 2 * stages : 1);
   if (!(options.batchSize > 0)) throw new PlanError("the batch is empty: batchSize must be 1 or more");
   const placement = new Placement(mesh, model, options.stageOf);
   const sizes = [...new Set(microbatchSizes(options.batchSize, microbatches))];
   const byId = parametersById(placement.parameters);
-  const traces = new Map(sizes.map((n) => [n, traceLoss(options.loss as LossFunction, options.batch, n)]));
+  const passes = { precision: options.precision ?? "f32", ...(options.onTime ? { onTime: options.onTime } : {}) };
+  const trace = (n: number): TracedLoss => traceLoss(options.loss as LossFunction, options.batch, n);
+  const traces = new Map(sizes.map((n) => [n, timed(passes, "trace", () => trace(n))]));
   const first = traces.get(sizes[0]!)!;
   const ids = readIds(first);
   const trainable = (id: string): boolean => byId.get(id)?.frozen === false;
@@ -196,13 +222,10 @@ export async function trainStep<Name extends string>(
     stageOfPath: (path) => placement.stages.stageOf(path),
     parameterSpec: specOf,
     wantedSpec: (name) => (name.startsWith("grad ") ? specOf(ids[Number(name.slice(5))]!) : null),
-    passes: { precision: options.precision ?? "f32" },
+    passes,
     refuseIdle: true,
   });
-  const plan = new StepPlan(mesh, compiled, placement);
-  await placeParameters(mesh, placement, compiled, sourceOf(all), options.seed ?? 0);
-  const loaded = new LoadedStep(mesh.engine, mesh.store, compiled);
-  return new TrainStep({ loaded, plan, placement, options, source: sourceOf(all) });
+  return { plan: new StepPlan(mesh, compiled, placement), compiled, placement, source: sourceOf(all) };
 }
 
 function stepInputs(options: TrainStepOptions): StepInput[] {

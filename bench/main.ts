@@ -1,0 +1,69 @@
+// The benchmarks: npm run bench [-- ops collectives steps compiling overhead] prints tables and writes them to results/.
+import { benchCollectives } from "./collectives.ts";
+import { benchCompiling } from "./compiling.ts";
+import { benchOps } from "./ops.ts";
+import { benchOverhead } from "./overhead.ts";
+import { machine, save, type Table, tableText } from "./report.ts";
+import { benchSteps } from "./steps.ts";
+
+/** A part of the benchmarks, and how its figure stands against the aim. */
+interface Part {
+  run(): Promise<{ table: Table; aim?: string }>;
+}
+
+function verdict(met: boolean): string {
+  return met ? "met" : "MISSED";
+}
+
+const parts: Readonly<Record<string, Part>> = {
+  overhead: {
+    async run() {
+      const { table, microseconds } = await benchOverhead();
+      return {
+        table,
+        aim: `JavaScript's share of a step: ${microseconds} us, aim 100: ${verdict(microseconds < 100)}`,
+      };
+    },
+  },
+  compiling: {
+    async run() {
+      const { table, firstSeconds } = await benchCompiling();
+      return { table, aim: `compiling GPT-2 for 8 devices: ${firstSeconds} s, aim 3: ${verdict(firstSeconds < 3)}` };
+    },
+  },
+  ops: { run: async () => ({ table: await benchOps() }) },
+  collectives: { run: async () => ({ table: await benchCollectives() }) },
+  steps: {
+    async run() {
+      const { table, ratio } = await benchSteps();
+      if (ratio === null) return { table };
+      return { table, aim: `f32 step relative to PyTorch: ${ratio}, aim 0.5: ${verdict(ratio >= 0.5)}` };
+    },
+  },
+};
+
+const wanted = process.argv.slice(2);
+const unknown = wanted.filter((name) => !Object.hasOwn(parts, name));
+if (unknown.length > 0) {
+  console.error(`no part is named ${unknown.join(", ")}; there are ${Object.keys(parts).join(", ")}`);
+  process.exit(2);
+}
+const on = machine();
+console.log(
+  Object.entries(on)
+    .map(([name, value]) => `${name}: ${value}`)
+    .join(", "),
+);
+if (on.load > on.cores) console.log(`The machine is busy (load ${on.load} on ${on.cores} cores): times are too long.`);
+console.log();
+const tables: Table[] = [];
+const aims: string[] = [];
+for (const [name, part] of Object.entries(parts)) {
+  if (wanted.length > 0 && !wanted.includes(name)) continue;
+  const { table, aim } = await part.run();
+  tables.push(table);
+  if (aim !== undefined) aims.push(aim);
+  console.log(tableText(table));
+}
+for (const aim of aims) console.log(aim);
+if (wanted.length === 0) console.log(`written to ${save(on, tables)}`);
