@@ -1,6 +1,6 @@
 // GPT-2, Llama and Mixtral against PyTorch's float64 runs: logits, loss and gradient norm through the reference evaluator.
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import path from "node:path";
 import type { LanguageModel } from "../../lib/nn/language-model.ts";
 import { loadModel } from "../../lib/nn/load.ts";
@@ -11,8 +11,9 @@ import { Tensor, type TensorContext } from "../../lib/tensor/tensor.ts";
 import { type NamedSym, SymBuilder, flatten, reachable } from "../../lib/tensor/trace.ts";
 import { type Dense, dense } from "../conformance/dense.ts";
 import { evaluate } from "../conformance/evaluate.ts";
+import { describeWithReference, referenceFolder } from "../parity/reference.ts";
 
-const root = path.join(import.meta.dirname, "../../../shared/parity");
+const root = referenceFolder;
 
 function readJson(name: string, file: string): Record<string, unknown> {
   return JSON.parse(readFileSync(path.join(root, name, file), "utf8"));
@@ -115,10 +116,8 @@ function storedOf(parameters: readonly Parameter[]): Record<string, readonly num
   return Object.fromEntries(parameters.map((p) => [p.stored.name, p.stored.shape]));
 }
 
-const describeWithData = existsSync(root) ? describe : describe.skip;
-
 for (const name of ["gpt2", "llama", "mixtral"]) {
-  describeWithData(`${name} against PyTorch`, function () {
+  describeWithReference(`${name} against PyTorch`, function () {
     this.timeout(120_000);
     let model: LanguageModel;
     before(async () => {

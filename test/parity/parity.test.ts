@@ -1,13 +1,13 @@
 // Whole models against PyTorch's reference runs, through the command, under every layout (tolerances: the runs' README).
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { Weights } from "../../lib/checkpoint/safetensors.ts";
 import { command } from "./cli.ts";
+import { describeWithReference, referenceFolder as folder } from "./reference.ts";
 
-const folder = process.env.MESHWORK_PARITY ?? new URL("../../../shared/parity", import.meta.url).pathname;
 const layouts = ["dp=1", "dp=2", "tp=2", "pp=2", "tp=4", "pp=4", "dp=2,tp=2,pp=2", "dp=3", "tp=3", "pp=3"];
 
 interface Reference {
@@ -82,16 +82,10 @@ async function train(model: string, mesh: string, extra: readonly string[] = [])
   return { out, reference: r, result, steps: result.lines.filter((l) => l.type === "step") };
 }
 
-describe("parity with PyTorch", function () {
+describeWithReference("parity with PyTorch", function () {
   this.timeout(120_000);
-  if (!existsSync(folder)) {
-    it(`needs the reference runs in ${folder} (or MESHWORK_PARITY)`, () => {
-      assert.ok(!process.env.MESHWORK_PARITY, "MESHWORK_PARITY names no folder");
-    });
-    return;
-  }
-  for (const model of ["gpt2", "llama"]) {
-    for (const mesh of layouts) {
+  for (const model of ["gpt2", "llama", "mixtral"]) {
+    for (const mesh of model === "mixtral" ? ["dp=1", "tp=2", "dp=2,pp=2"] : layouts) {
       it(`${model} under ${mesh}`, async () => {
         const { out, reference, result, steps } = await train(model, mesh);
         try {
