@@ -1,12 +1,10 @@
 // The mesh on the command line: `dp=2,tp=2,pp=2`.
-import { UsageError } from "../core/errors.ts";
+import { PlanError, UsageError } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
-import { axisOrder, type MeshAxis } from "../ir/mesh.ts";
+import { axisOrder, maxDevices, type MeshAxis } from "../ir/mesh.ts";
 
 /** The size of every axis; 1 where none was asked for. */
 export type MeshSizes = Readonly<Record<MeshAxis, number>>;
-
-const MAX_DEVICES = 4096;
 
 /** A mesh of one device. */
 export const ONE_DEVICE: MeshSizes = { pp: 1, dp: 1, fsdp: 1, cp: 1, ep: 1, tp: 1 };
@@ -25,6 +23,22 @@ export function axisList(mesh: MeshSizes): { readonly name: MeshAxis; readonly s
 export function meshText(mesh: MeshSizes): string {
   const parts = axisOrder.filter((axis) => mesh[axis] > 1).map((axis) => `${axis}=${mesh[axis]}`);
   return parts.length === 0 ? "one device" : parts.join(",");
+}
+
+/** Throws PlanError for axes that the engine does not split anything over yet, and for `idle` ones: a verb has no work there. */
+export function refuseAxes(mesh: MeshSizes, idle: readonly MeshAxis[] = []): void {
+  for (const axis of ["fsdp", "cp", "ep"] as const) {
+    if (mesh[axis] === 1) continue;
+    throw new PlanError(`--mesh ${axis}=${mesh[axis]}: axis ${axis} is not supported yet; use dp, tp and pp`, {
+      details: { axis },
+    });
+  }
+  for (const axis of idle) {
+    if (mesh[axis] === 1) continue;
+    throw new PlanError(`--mesh ${axis}=${mesh[axis]}: axis ${axis} splits a batch, and there is only one text here`, {
+      details: { axis },
+    });
+  }
 }
 
 /** Reads `dp=2,tp=2,pp=2`, in any order. @throws {UsageError} for unknown or repeated axes and sizes below 1. */
@@ -61,6 +75,6 @@ function meshOf(pairs: readonly (readonly [string, string])[]): MeshSizes {
   }
   const mesh = { ...ONE_DEVICE, ...Object.fromEntries(sizes) };
   const devices = deviceCount(mesh);
-  if (devices > MAX_DEVICES) throw new UsageError(`${devices} devices are too many; ${MAX_DEVICES} are the most`);
+  if (devices > maxDevices) throw new UsageError(`${devices} devices are too many; ${maxDevices} are the most`);
   return mesh;
 }

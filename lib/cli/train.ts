@@ -15,6 +15,7 @@ import { RunFolder } from "../train/run-folder.ts";
 import { type TrainStep, trainStep } from "../train/step.ts";
 import { type CliIo, EXIT } from "./io.ts";
 import { createLog, type Log } from "./log.ts";
+import { refuseAxes } from "./mesh-flag.ts";
 import { type PreparedTraining, prepareTraining } from "./prepare-training.ts";
 import { runRecord } from "./run-record.ts";
 import type { TrainOptions } from "./train-flags.ts";
@@ -62,11 +63,7 @@ export async function runTrain(options: TrainOptions, io: CliIo): Promise<number
 
 function refuseUnsupported({ settings }: PreparedTraining): void {
   if (settings.device === "cuda") throw new PlanError("device cuda: this build has no CUDA backend; use --device cpu");
-}
-
-function fieldsOf({ settings }: PreparedTraining) {
-  const field = { dtype: "i32", shape: [settings.seqLen] } as const;
-  return { inputs: field, targets: field };
+  refuseAxes(settings.mesh);
 }
 
 function compileTraining(
@@ -79,7 +76,7 @@ function compileTraining(
     loss: (batch) => model.loss(batch.inputs, batch.targets),
     optimizer: adamw(settings),
     batchSize: settings.batchSize,
-    batch: fieldsOf(prepared),
+    batch: model.batchFields(settings.seqLen),
     microbatches: settings.microbatches,
     schedule: settings.schedule,
     precision: settings.precision ?? "f32",
@@ -169,11 +166,16 @@ function compileEvaluation(run: Run): Promise<ForwardStep> {
   const { model, prepared, step } = run;
   const { settings } = prepared;
   model.eval();
-  const compiled = lossStep(step.placement, (b) => model.loss(b.inputs!, b.targets!), fieldsOf(prepared), {
-    batchSize: settings.batchSize,
-    microbatches: settings.microbatches,
-    precision: settings.precision ?? "f32",
-  });
+  const compiled = lossStep(
+    step.placement,
+    (b) => model.loss(b.inputs!, b.targets!),
+    { ...model.batchFields(settings.seqLen) },
+    {
+      batchSize: settings.batchSize,
+      microbatches: settings.microbatches,
+      precision: settings.precision ?? "f32",
+    },
+  );
   model.train();
   return compiled;
 }
@@ -201,12 +203,20 @@ async function sample(run: Run, generator: Generator): Promise<void> {
   if (!tokenizer) return;
   const ids = [...tokenizer.encode("\n")];
   const made: number[] = [];
-  for await (const { id } of generator.tokens(ids.length > 0 ? ids : [0], {
+  const options = {
     maxTokens: sampleTokens,
     sample: createSampler({ temperature: 0.7, seed: run.prepared.settings.seed }),
     signal: run.signal,
-  })) {
-    made.push(id);
+  };
+  try {
+    for await (const { id } of generator.tokens(ids.length > 0 ? ids : [0], options)) made.push(id);
+  } catch (cause) {
+    if (!(cause instanceof NonFiniteError)) throw cause;
+    throw new NonFiniteError(
+      `the trained model gives logits that are not finite (${cause.message}): a smaller --learning-rate may help; ` +
+        `the model is saved in ${run.folder.modelPath} all the same`,
+      { cause, details: cause.details },
+    );
   }
   run.emit({ type: "sample", text: tokenizer.decode(made) });
 }

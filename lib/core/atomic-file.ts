@@ -1,8 +1,8 @@
 // Files that are written whole or not at all: a temporary beside the target, fsync, rename, fsync of the folder.
 import { randomBytes } from "node:crypto";
-import { type FileHandle, open, rename, unlink } from "node:fs/promises";
+import { type FileHandle, mkdir, open, rename, stat, unlink } from "node:fs/promises";
 import path from "node:path";
-import { FileError, MeshworkError, systemReason } from "./errors.ts";
+import { FileError, isSystemError, MeshworkError, systemReason } from "./errors.ts";
 
 /**
  * Writes a file by `write`; a crash at any moment leaves the old content or the new, whole.
@@ -30,6 +30,30 @@ export async function writeFileAtomically(file: string, write: (handle: FileHand
 /** Writes a text file whole. */
 export function writeTextAtomically(file: string, text: string): Promise<void> {
   return writeFileAtomically(file, (handle) => handle.writeFile(text));
+}
+
+/**
+ * Makes a folder and those above it that are missing; errors of the system pass through. Node's own recursive mkdir never
+ * ends where a file system denies a folder with ENOENT, as /proc does.
+ */
+export async function makeFolders(folder: string): Promise<void> {
+  const missing: string[] = [];
+  for (let at = path.resolve(folder); !(await exists(at)); at = path.dirname(at)) missing.unshift(at);
+  for (const each of missing) {
+    await mkdir(each).catch((cause: unknown) => {
+      if (!isSystemError(cause) || cause.code !== "EEXIST") throw cause;
+    });
+  }
+}
+
+async function exists(file: string): Promise<boolean> {
+  try {
+    await stat(file);
+    return true;
+  } catch (cause) {
+    if (isSystemError(cause) && cause.code === "ENOENT") return false;
+    throw cause;
+  }
 }
 
 /** Makes a rename in a folder last. Some systems cannot open folders: there it is left to them. */

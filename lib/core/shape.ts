@@ -1,4 +1,5 @@
 // Shapes: sizes, broadcasting, normalised dims.
+import { describe } from "./describe.ts";
 import { ShapeError } from "./errors.ts";
 
 /** Sizes of a tensor's dims, outermost first. A scalar has the empty shape. */
@@ -26,9 +27,9 @@ export function shapeText(shape: Shape): string {
 
 /** A dim counted from the end when negative. Throws ShapeError when it is not a dim of a tensor of this rank. */
 export function normalizeDim(dim: number, rank: number, what = "dim"): number {
-  const d = dim < 0 ? dim + rank : dim;
+  const d = typeof dim === "number" && dim < 0 ? dim + rank : dim;
   if (!Number.isInteger(d) || d < 0 || d >= rank) {
-    throw new ShapeError(`${what} ${dim} is outside a tensor of rank ${rank}`);
+    throw new ShapeError(`${what} ${describe(dim)} is outside a tensor of rank ${rank}`);
   }
   return d;
 }
@@ -36,6 +37,7 @@ export function normalizeDim(dim: number, rank: number, what = "dim"): number {
 /** Normalised dims, ascending, without repeats; all dims when undefined. */
 export function normalizeDims(dims: number | readonly number[] | undefined, rank: number): number[] {
   if (dims === undefined) return Array.from({ length: rank }, (_, i) => i);
+  if (typeof dims !== "number" && !Array.isArray(dims)) throw new ShapeError(`${describe(dims)} is no list of dims`);
   const list = (typeof dims === "number" ? [dims] : [...dims]).map((d) => normalizeDim(d, rank));
   const unique = [...new Set(list)].sort((a, b) => a - b);
   if (unique.length !== list.length) throw new ShapeError(`dims ${shapeText(list)} name a dim twice`);

@@ -1,4 +1,5 @@
 // The mesh as arithmetic: axes in device order, ranks and coordinates. The devices themselves are the runtime's.
+import { describe } from "../core/describe.ts";
 import { MeshError } from "../core/errors.ts";
 import type { Place } from "./spec.ts";
 
@@ -11,6 +12,9 @@ export type MeshAxis = (typeof axisOrder)[number];
 /** Axes over which the samples of a batch are split. */
 export const batchAxes: readonly string[] = ["dp", "fsdp", "ep"];
 
+/** Most devices of a mesh (kMaxDevices in native/runtime/engine.cc). */
+export const maxDevices = 1024;
+
 /** Sizes of the axes and the numbering of devices. */
 export class MeshLayout {
   /** Axis names in device order: the known ones first, in their order, then the others as given. */
@@ -22,7 +26,7 @@ export class MeshLayout {
   constructor(axes: Readonly<Record<string, number>>) {
     for (const [name, size] of Object.entries(axes)) {
       if (!Number.isInteger(size) || size < 1)
-        throw new MeshError(`mesh axis ${name} has size ${size}; a size is 1 or more`);
+        throw new MeshError(`mesh axis ${name} has size ${describe(size)}; a size is a whole number from 1 on`);
       if (!/^[a-z][a-z0-9_]*$/i.test(name))
         throw new MeshError(`"${name}" cannot name a mesh axis: use letters and digits`);
     }
@@ -31,7 +35,9 @@ export class MeshLayout {
     this.axes = [...known, ...names.filter((n) => !known.includes(n as MeshAxis))];
     this.sizes = { ...axes };
     this.devices = this.axes.reduce((n, a) => n * this.size(a), 1);
-    if (this.devices > 4096) throw new MeshError(`a mesh of ${this.devices} devices is over the limit of 4096`);
+    if (this.devices > maxDevices) {
+      throw new MeshError(`a mesh of ${this.devices} devices is over the limit of ${maxDevices}`);
+    }
   }
 
   /** Size of an axis; 1 for one the mesh lacks. */

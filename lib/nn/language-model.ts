@@ -4,7 +4,7 @@ import { shapeText } from "../core/shape.ts";
 import { crossEntropy } from "../tensor/functions.ts";
 import type { Parameter } from "../tensor/parameter.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { LossTerm } from "../train/trace.ts";
+import type { BatchField, LossTerm } from "../train/trace.ts";
 import type { ConfigJson, ModelConfig } from "./config.ts";
 import { Module } from "./module.ts";
 
@@ -39,6 +39,12 @@ export abstract class LanguageModel extends Module {
 
   /** Modules in the order in which data flows, for assignment to pipeline stages. */
   abstract pipelineBlocks(sequenceLength?: number): PipelineBlock[];
+
+  /** The arrays of a batch for loss(), for a step's `batch`: ids outside the vocabulary are refused. */
+  batchFields(sequenceLength: number): { readonly inputs: BatchField; readonly targets: BatchField } {
+    const inputs = { dtype: "i32", shape: [sequenceLength], below: this.config.vocabSize } as const;
+    return { inputs, targets: { ...inputs, ignore: IGNORED_TARGET } };
+  }
 
   /** Next-token cross-entropy of inputs and targets, i32 [b, t]; targets of -100 count for nothing. */
   loss(inputs: Tensor, targets: Tensor): LossTerms {

@@ -1,8 +1,7 @@
 // Model folders in Hugging Face's format: config.json and safetensors, read into a model and written from one.
-import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { findWeights, type TensorInfo, Weights, writeSafetensors } from "../checkpoint/safetensors.ts";
-import { writeTextAtomically } from "../core/atomic-file.ts";
+import { makeFolders, writeTextAtomically } from "../core/atomic-file.ts";
 import { CheckpointError, FileError, systemReason } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
 import { type Shape, sameShape, shapeText } from "../core/shape.ts";
@@ -112,7 +111,7 @@ export async function saveModel(folder: string, model: LanguageModel, read: Read
 
 async function makeFolder(folder: string): Promise<void> {
   try {
-    await mkdir(folder, { recursive: true });
+    await makeFolders(folder);
   } catch (cause) {
     throw new FileError(`${folder}: ${systemReason(cause)}`, { cause, details: { path: folder } });
   }

@@ -1,4 +1,5 @@
 // Memory planning: gives every virtual buffer of a program its place, so that the plan's bytes are the real bytes.
+import { PlanError } from "../core/errors.ts";
 import type { ProgramBuilder, VirtualBuffer } from "./lower.ts";
 
 /** Offsets are multiples of this, in bytes: cache lines, and the widest vector. */
@@ -60,6 +61,8 @@ export function planMemory(program: ProgramBuilder, slots: number): MemoryPlan {
     });
     scratchBytes = Math.max(scratchBytes, total);
   }
+  refuseBeyond(scratchStart + scratchBytes, "a device's activations");
+  for (const { bytes } of buffers) refuseBeyond(bytes, "a tensor");
   return {
     locations,
     arenaBytes: scratchStart + scratchBytes,
@@ -69,6 +72,18 @@ export function planMemory(program: ProgramBuilder, slots: number): MemoryPlan {
     scratchBytes,
     slotOffset: (slot) => stepBytes + slot * slotBytes,
   };
+}
+
+/** What a program can address: offsets are counted in units of the alignment, in 31 bits. */
+const mostBytes = 2 ** 31 * alignment;
+
+function refuseBeyond(bytes: number, what: string): void {
+  if (bytes < mostBytes) return;
+  const gib = (n: number): string => `${(n / 2 ** 30).toFixed(0)} GiB`;
+  throw new PlanError(
+    `${what} would take ${gib(bytes)}; ${gib(mostBytes)} are the most: split it over more devices, or use a smaller batch`,
+    { details: { bytes, most: mostBytes } },
+  );
 }
 
 /** A buffer's bytes and the first and last instruction that touch it. */

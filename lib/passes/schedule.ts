@@ -50,6 +50,9 @@ const makers: ReadonlyMap<string, ScheduleMaker> = new Map([
   ["1f1b", oneFOneB],
 ]);
 
+/** Schedules that other tools know, and this one will. */
+const planned = ["interleaved-1f1b", "zb-h1", "zb-v"];
+
 /** Names that `scheduleMaker` knows. */
 export const scheduleNames: readonly string[] = [...makers.keys()];
 
@@ -57,6 +60,11 @@ export const scheduleNames: readonly string[] = [...makers.keys()];
 export function scheduleMaker(name: string): ScheduleMaker {
   const maker = makers.get(name);
   if (maker) return maker;
+  if (planned.includes(name)) {
+    throw new PlanError(`schedule ${name} is not supported yet; use ${scheduleNames.join(" or ")}`, {
+      details: { schedule: name, known: scheduleNames },
+    });
+  }
   throw new PlanError(`no schedule is named "${name}"; known are ${scheduleNames.join(", ")}`, {
     details: { schedule: name, known: scheduleNames },
   });

@@ -1,5 +1,6 @@
 // Operations with several tensors or results: embedding, norms, attention, losses, dropout, concatenation.
-import { ShapeError } from "../core/errors.ts";
+import { describe } from "../core/describe.ts";
+import { DTypeError, ShapeError } from "../core/errors.ts";
 import { type Shape, normalizeDim, shapeText } from "../core/shape.ts";
 import type { Readable, Tensor, TensorContext } from "./tensor.ts";
 import { Tensor as TensorClass } from "./tensor.ts";
@@ -61,6 +62,8 @@ export function crossEntropy(logits: Tensor, targets: Tensor, ignore = -100): Te
 
 /** Joins tensors along a dim; all other dims agree. */
 export function concat(parts: readonly Tensor[], dim = 0): Tensor {
+  const list = Array.isArray(parts) && parts.every((part) => part instanceof TensorClass);
+  if (!list) throw new DTypeError(`concat takes a list of tensors, not ${describe(parts)}`);
   const [first, ...rest] = parts;
   if (!first) throw new ShapeError("concat needs at least one tensor");
   if (rest.length === 0) return first;

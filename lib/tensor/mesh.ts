@@ -1,6 +1,8 @@
 // Mesh: named axes over devices, the tensors that live there, and the evaluation of lazy ones.
+import { expectDType, expectSizes } from "../core/check.ts";
+import { describe } from "../core/describe.ts";
 import { type DType, type StorageArray, toStorage } from "../core/dtype.ts";
-import { MeshError, ShapeError } from "../core/errors.ts";
+import { DTypeError, MeshError, ShapeError } from "../core/errors.ts";
 import { type Shape, shapeText, sizeOf } from "../core/shape.ts";
 import { LoadedStep } from "../compile/load.ts";
 import { type CompiledStep, compileStep } from "../compile/step.ts";
@@ -54,9 +56,8 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
 
   /** Opens the devices of a mesh. Throws MeshError for sizes that make no mesh. */
   static async open<const A extends string = never>(options: MeshOptions<A> = {}): Promise<Mesh<A>> {
-    const sizes: Record<string, number> = {};
-    for (const [axis, size] of Object.entries(options.axes ?? {})) sizes[axis] = size as number;
-    const layout = new MeshLayout(sizes);
+    checkOptions(options);
+    const layout = new MeshLayout({ ...options.axes });
     const device = options.device === undefined || options.device === "auto" ? "cpu" : options.device;
     const engine = new Engine({
       device,
@@ -84,11 +85,13 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
   /** A tensor from row-major elements. */
   fromData(values: ArrayLike<number | boolean>, shape: Shape, options: TensorOptions<Axis> = {}): Tensor {
     const dtype = options.dtype ?? (typeof values[0] === "boolean" ? "bool" : "f32");
+    expectDType("the dtype of a tensor", dtype);
     return this.fromStorage(toStorage(dtype, values), dtype, shape, options.spec);
   }
 
   /** A tensor from row-major elements in the dtype's storage (bf16: its bits). */
   fromStorage(values: StorageArray, dtype: DType, shape: Shape, spec?: PartitionSpec<Axis>): Tensor {
+    expectSizes("the shape of a tensor", shape);
     if (values.length !== sizeOf(shape)) {
       throw new ShapeError(`${values.length} elements do not make a tensor of shape ${shapeText(shape)}`);
     }
@@ -102,6 +105,7 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
 
   /** A user's spec for a shape on this mesh. Throws MeshError naming an axis the mesh lacks. */
   valueSpec(spec: PartitionSpec | undefined, shape: Shape): ReturnType<typeof toValueSpec> {
+    checkSpec(spec);
     if (spec && spec.length > shape.length) {
       throw new ShapeError(`a spec of ${spec.length} dims for a tensor of shape ${shapeText(shape)}`);
     }
@@ -118,6 +122,9 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
   }
 
   full(shape: Shape, value: number, dtype: DType = "f32"): Tensor {
+    expectSizes("the shape of a tensor", shape);
+    expectDType("the dtype of a tensor", dtype);
+    if (typeof value !== "number") throw new DTypeError(`a tensor is filled with a number, not ${describe(value)}`);
     return new Tensor(this.builder.constant(value, dtype, shape), this);
   }
   zeros(shape: Shape, dtype: DType = "f32"): Tensor {
@@ -134,6 +141,12 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
 
   /** Computes tensors together: one compiled program (cached by structure), one run. */
   async evaluate(tensors: readonly Tensor[]): Promise<StorageArray[]> {
+    if (!Array.isArray(tensors)) throw new DTypeError(`evaluate takes a list of tensors, not ${describe(tensors)}`);
+    for (const tensor of tensors) {
+      if (!(tensor instanceof Tensor)) throw new DTypeError(`evaluate takes tensors, not ${describe(tensor)}`);
+      if (tensor.context === this) continue;
+      throw new MeshError(`a tensor of ${tensor.context.name} cannot be evaluated on ${this.name}`);
+    }
     const outputs = tensors.map((t, i) => ({ name: `out${i}`, sym: t.sym }));
     const leaves = reachable(outputs.map((o) => o.sym)).filter((n) => n.op === "parameter");
     const graph = flatten(outputs);
@@ -152,7 +165,7 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
     );
     const canonical: Graph = { ...graph, nodes };
     const specs = [...id].map(([name, own]) => [name, this.store.type(own).spec]);
-    const key = JSON.stringify([nodes, graph.outputs, specs]);
+    const key = JSON.stringify([nodes, graph.outputs, specs], exactNumber);
     const known =
       this.#cache.get(key) ?? this.#compileCanonical(canonical, (name) => this.store.type(id.get(name)!).spec);
     this.#cache.set(key, known);
@@ -181,4 +194,47 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
+}
+
+/** JSON has no NaN, no infinities and no -0: constants that differ must not look alike. */
+function exactNumber(_: string, value: unknown): unknown {
+  if (typeof value !== "number" || (Number.isFinite(value) && !Object.is(value, -0))) return value;
+  return `number ${Object.is(value, -0) ? "-0" : value}`;
+}
+
+const deviceNames: readonly unknown[] = ["auto", "cpu", "null", undefined];
+
+function checkOptions(options: MeshOptions): void {
+  if (typeof options !== "object" || options === null) {
+    throw new MeshError(`Mesh.open takes an object of options, not ${describe(options)}`);
+  }
+  const { axes = {}, device, threads, timeoutMs } = options;
+  if (typeof axes !== "object" || axes === null || Array.isArray(axes)) {
+    throw new MeshError(`axes must be an object of sizes such as { dp: 2, tp: 2 }, not ${describe(axes)}`);
+  }
+  if (!deviceNames.includes(device)) {
+    throw new MeshError(`device must be "auto", "cpu" or "null", not ${describe(device)}; this build has no others`);
+  }
+  for (const [name, value, max] of [
+    ["threads", threads, 1024],
+    ["timeoutMs", timeoutMs, 2 ** 31 - 1],
+  ] as const) {
+    if (value === undefined || (Number.isInteger(value) && value >= 0 && value <= max)) continue;
+    throw new MeshError(`${name} must be a whole number from 0 to ${max}, not ${describe(value)}`);
+  }
+}
+
+function checkSpec(spec: PartitionSpec | undefined): void {
+  if (spec === undefined) return;
+  const isAxes = (entry: unknown): boolean =>
+    entry === null ||
+    entry === undefined ||
+    typeof entry === "string" ||
+    (Array.isArray(entry) && entry.every((axis) => typeof axis === "string"));
+  if (Array.isArray(spec) && spec.every(isAxes)) return;
+  throw new MeshError(`a spec is a list with axes, a list of axes, or null for each dim, not ${specOf(spec)}`);
+}
+
+function specOf(spec: unknown): string {
+  return Array.isArray(spec) ? `[${spec.map(describe).join(", ")}]` : describe(spec);
 }

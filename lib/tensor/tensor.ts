@@ -1,7 +1,9 @@
 // Tensor: sugar over a builder. Operations grow a graph and compute nothing; reading a value compiles and runs it.
+import { expectDType, expectSizes } from "../core/check.ts";
+import { describe } from "../core/describe.ts";
 import { type DType, type StorageArray, fromStorage, isFloat } from "../core/dtype.ts";
 import { DTypeError, MeshError, ShapeError } from "../core/errors.ts";
-import { type Shape, normalizeDim, normalizeDims, shapeText, sizeOf } from "../core/shape.ts";
+import { type Shape, maxRank, normalizeDim, normalizeDims, shapeText, sizeOf } from "../core/shape.ts";
 import type { Params } from "../ir/graph.ts";
 import type { Sym, SymBuilder } from "./trace.ts";
 
@@ -93,7 +95,11 @@ export class Tensor {
   }
   /** The operand as a tensor of this tensor's context. Throws MeshError when it belongs to another. */
   with(other: Tensor | Readable): Tensor {
-    if (!(other instanceof Tensor)) return other.read(this.context);
+    if (!(other instanceof Tensor)) {
+      const readable = typeof other === "object" && other !== null && typeof other.read === "function";
+      if (!readable) throw new DTypeError(`an operand must be a tensor or a parameter, not ${describe(other)}`);
+      return other.read(this.context);
+    }
     if (other.context !== this.context) {
       throw new MeshError(`a tensor of ${other.context.name} cannot be used with one of ${this.context.name}`);
     }
@@ -233,6 +239,7 @@ export class Tensor {
     return this.mul(this);
   }
   cast(dtype: DType): Tensor {
+    expectDType("cast's dtype", dtype);
     return this.wrap(this.context.builder.cast(this.sym, dtype));
   }
   /** this (bool) ? a : b, element by element, with broadcasting. */
@@ -244,10 +251,12 @@ export class Tensor {
 
   /** The same elements in another shape; one size may be -1. */
   reshape(shape: Shape): Tensor {
+    expectSizes("reshape's shape", shape, -1);
     return this.wrap(this.context.builder.reshape(this.sym, resolveShape(shape, this.shape)));
   }
   /** Dims in another order: result dim i is dim permutation[i]. Without one, reverses all dims. */
   transpose(permutation?: readonly number[]): Tensor {
+    if (permutation !== undefined) expectSizes("transpose's dims", permutation, -this.rank);
     const order = (permutation ?? this.shape.map((_, d) => this.rank - 1 - d)).map((d) => normalizeDim(d, this.rank));
     if (order.length !== this.rank || new Set(order).size !== this.rank) {
       throw new ShapeError(
@@ -257,6 +266,7 @@ export class Tensor {
     return this.wrap(this.context.builder.transpose(this.sym, order));
   }
   broadcastTo(shape: Shape): Tensor {
+    expectSizes("broadcastTo's shape", shape);
     return this.wrap(this.context.builder.broadcastTo(this.sym, shape));
   }
   /** Elements [start, stop) of one dim; negative positions count from the end. */
@@ -319,6 +329,7 @@ export class Tensor {
 
   /** Contraction with another tensor: `x.einsum("b t w, w f -> b t f", weight)`. */
   einsum(equation: string, other: Tensor | Readable): Tensor {
+    if (typeof equation !== "string") throw new ShapeError(`an einsum equation is a text, not ${describe(equation)}`);
     return this.wrap(this.context.builder.einsum(equation, this.sym, this.with(other).sym));
   }
   /** Matrix product over the last two dims; leading dims broadcast (a 2-d right side serves all of them). */
@@ -375,7 +386,7 @@ export function nest(values: readonly number[], shape: Shape): Nested {
 export function flattenNested(value: Nested): { shape: number[]; values: (number | boolean)[] } {
   const shape: number[] = [];
   for (let v: Nested = value; Array.isArray(v); v = v[0] as Nested) {
-    shape.push(v.length);
+    if (shape.push(v.length) > maxRank) throw new ShapeError(`arrays nested deeper than ${maxRank} make no tensor`);
     if (v.length === 0) break;
   }
   let level: Nested[] = [value];

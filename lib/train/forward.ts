@@ -1,6 +1,5 @@
 // Steps without gradients on a placed model: the held-out loss, and functions of the model such as next-token logits.
 import type { StorageArray } from "../core/dtype.ts";
-import { PlanError } from "../core/errors.ts";
 import { LoadedStep } from "../compile/load.ts";
 import { type Cell, type StepInput, type StepSource, compileStep } from "../compile/step.ts";
 import type { Graph } from "../ir/graph.ts";
@@ -8,6 +7,7 @@ import type { Precision } from "../passes/precision.ts";
 import { forwardOnly } from "../passes/schedule.ts";
 import { Tensor, type TensorContext } from "../tensor/tensor.ts";
 import { type NamedSym, SymBuilder, flatten } from "../tensor/trace.ts";
+import { checkBatch, checkForwardOptions } from "./check.ts";
 import { type Placement, seedWords } from "./placement.ts";
 import { type BatchField, type LossFunction, cellName, evaluationGraph, parametersById, traceLoss } from "./trace.ts";
 
@@ -22,16 +22,19 @@ export interface ForwardOptions {
 /** A compiled forward step. */
 export class ForwardStep implements Disposable {
   readonly #loaded: LoadedStep;
+  readonly #fields: Readonly<Record<string, BatchField>>;
   readonly #samples: Int32Array;
 
-  constructor(loaded: LoadedStep, batchSize: number) {
+  constructor(loaded: LoadedStep, fields: Readonly<Record<string, BatchField>>, batchSize: number) {
     this.#loaded = loaded;
+    this.#fields = fields;
     this.#samples = Int32Array.from({ length: batchSize }, (_, i) => i);
   }
 
-  /** Runs on a whole batch; resolves with the results by name. */
-  run(batch: Readonly<Record<string, ArrayLike<number>>>): Promise<Map<string, StorageArray>> {
-    return this.#loaded.run({ ...batch, $samples: this.#samples, $key: seedWords(0) });
+  /** Runs on a whole batch; resolves with the results by name. Rejects with DataError or ShapeError for a bad batch. */
+  async run(batch: Readonly<Record<string, ArrayLike<number>>>): Promise<Map<string, StorageArray>> {
+    const arrays = checkBatch(this.#fields, batch, this.#samples.length);
+    return this.#loaded.run({ ...arrays, $samples: this.#samples, $key: seedWords(0) });
   }
 
   [Symbol.dispose](): void {
@@ -97,7 +100,7 @@ async function compileForward(
   close: (cells: readonly Cell[]) => Graph | null,
 ): Promise<ForwardStep> {
   const { mesh } = placement;
-  if (!(options.batchSize > 0)) throw new PlanError("the batch is empty: batchSize must be 1 or more");
+  checkForwardOptions(fields, options);
   const byId = parametersById(placement.parameters);
   const inputs: StepInput[] = [
     ...Object.entries(fields).map(([name, f]) => ({ name, dtype: f.dtype, shape: [...f.shape], batch: true })),
@@ -114,5 +117,5 @@ async function compileForward(
     parameterSpec: (id) => placement.spec(byId.get(id)!),
     passes: { precision: options.precision ?? "f32" },
   });
-  return new ForwardStep(new LoadedStep(mesh.engine, mesh.store, compiled), options.batchSize);
+  return new ForwardStep(new LoadedStep(mesh.engine, mesh.store, compiled), fields, options.batchSize);
 }

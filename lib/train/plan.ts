@@ -1,4 +1,5 @@
 // The plan of a step: exact bytes of every device, before anything is allocated.
+import { PlanError } from "../core/errors.ts";
 import type { CompiledStep, DevicePlan } from "../compile/step.ts";
 import type { Mesh } from "../tensor/mesh.ts";
 import type { Placement } from "./placement.ts";
@@ -28,6 +29,18 @@ export class StepPlan {
     const stages: string[][] = Array.from({ length: placement.stages.stages }, () => []);
     for (const [path, stage] of placement.stages.stageOfBlock) stages[stage]!.push(path);
     this.stages = stages;
+  }
+
+  /** Throws PlanError when all devices together need more than one machine's memory. */
+  expectToFit(memoryBytes: number): void {
+    const needed = this.devices.reduce((n, d) => n + d.bytes, 0);
+    if (needed <= memoryBytes) return;
+    const gib = (n: number): string => `${(n / 2 ** 30).toFixed(1)} GiB`;
+    throw new PlanError(
+      `the step needs ${gib(needed)} of memory, this machine has ${gib(memoryBytes)}: ` +
+        "use a smaller model or batch, or more microbatches",
+      { details: { needed, memory: memoryBytes } },
+    );
   }
 
   /** A table for people. */

@@ -2,7 +2,7 @@
 import { type FileHandle, mkdir, open, rm } from "node:fs/promises";
 import path from "node:path";
 import { type TensorSource, writeSafetensors } from "../checkpoint/safetensors.ts";
-import { writeTextAtomically } from "../core/atomic-file.ts";
+import { makeFolders, writeTextAtomically } from "../core/atomic-file.ts";
 import { FileError, isSystemError, systemReason } from "../core/errors.ts";
 import type { JsonObject } from "../core/json.ts";
 
@@ -41,7 +41,7 @@ export class RunFolder implements AsyncDisposable {
   static async create(options: RunFolderOptions): Promise<RunFolder> {
     const folder = options.out ?? (await freshFolder(options.name, options.now ?? new Date()));
     try {
-      await mkdir(path.join(folder, "model"), { recursive: true });
+      await makeFolders(path.join(folder, "model"));
       const metrics = await open(path.join(folder, "metrics.jsonl"), "w");
       return new RunFolder(folder, new LineWriter(metrics));
     } catch (cause) {
@@ -103,7 +103,7 @@ function dateText(now: Date): string {
 async function freshFolder(name: string, now: Date): Promise<string> {
   const base = path.join("runs", `${dateText(now)}-${name.replace(/[^\w.-]+/g, "-")}`);
   try {
-    await mkdir("runs", { recursive: true });
+    await makeFolders("runs");
     for (let attempt = 1; ; attempt++) {
       const folder = attempt === 1 ? base : `${base}-${attempt}`;
       try {

@@ -1,5 +1,7 @@
 // trainStep: a loss on a model becomes one compiled step: forward, backward, clipping and update, over a whole mesh.
-import { DataError, PlanError } from "../core/errors.ts";
+import os from "node:os";
+import { expectNotNegative } from "../core/check.ts";
+import { AbortedError, PlanError } from "../core/errors.ts";
 import { LoadedStep } from "../compile/load.ts";
 import { timed } from "../compile/passes.ts";
 import {
@@ -14,6 +16,7 @@ import type { Optimizer } from "../optim/optimizer.ts";
 import { scheduleMaker } from "../passes/schedule.ts";
 import type { Precision } from "../passes/precision.ts";
 import type { Mesh } from "../tensor/mesh.ts";
+import { checkBatch, checkTrainOptions } from "./check.ts";
 import { type Placeable, Placement, seedWords } from "./placement.ts";
 import { StepPlan } from "./plan.ts";
 import {
@@ -39,7 +42,7 @@ export interface TrainStepOptions<Name extends string = string> {
   readonly batchSize: number;
   /** One sample of each of the batch's arrays. */
   readonly batch: Readonly<Record<Name, BatchField>>;
-  /** Microbatches of a step; 1 without pipeline stages, else twice their number. */
+  /** Microbatches of a step; 1 without pipeline stages, else twice their number where the batch has so many samples. */
   readonly microbatches?: number;
   /** Order of a pipeline's work: "1f1b" (default) or "gpipe". */
   readonly schedule?: string;
@@ -106,14 +109,21 @@ export class TrainStep<Name extends string = string> implements Disposable {
     this.#samples = Int32Array.from({ length: parts.options.batchSize }, (_, i) => i);
   }
 
-  /** Runs one step on a whole batch. Rejects with AbortedError when the signal fires. */
+  /**
+   * Runs one step on a whole batch. Rejects with DataError or ShapeError for a batch that is not as its fields say, and with
+   * AbortedError when the signal has fired before the step begins.
+   */
   async run(batch: BatchData<Name>, options: StepCallOptions = {}): Promise<StepResult> {
     const { optimizer, seed = 0, batchSize } = this.#options;
-    options.signal?.throwIfAborted();
+    const { signal } = options;
+    if (signal?.aborted)
+      throw new AbortedError("the step was not begun: its signal is aborted", { cause: signal.reason });
     const step = this.step + 1;
     const learningRate = options.learningRate ?? optimizer.learningRate;
+    expectNotNegative("learningRate", learningRate);
     const scalars = optimizer.scalars(step);
     const inputs: Record<string, ArrayLike<number>> = {
+      ...checkBatch(this.#options.batch, batch, batchSize),
       learningRate: [learningRate],
       $key: seedWords(seed, step),
       $samples: this.#samples,
@@ -121,11 +131,6 @@ export class TrainStep<Name extends string = string> implements Disposable {
     optimizer.scalarNames.forEach((name, i) => {
       inputs[name] = [scalars[i]!];
     });
-    for (const name of Object.keys(this.#options.batch) as Name[]) {
-      if (batch[name] === undefined) throw new DataError(`the batch lacks "${name}"`);
-      inputs[name] = batch[name];
-    }
-    if (batchSize === 0) throw new DataError("the batch is empty");
     const began = performance.now();
     const results = await this.#loaded.run(inputs);
     this.step = step;
@@ -164,6 +169,7 @@ export async function trainStep<Name extends string>(
   options: TrainStepOptions<Name>,
 ): Promise<TrainStep<Name>> {
   const { plan, compiled, placement, source } = planTrainStep(mesh, model, options);
+  if (mesh.engine.kind === "cpu") plan.expectToFit(os.totalmem());
   await placeParameters(mesh, placement, compiled, source, options.seed ?? 0);
   const loaded = new LoadedStep(mesh.engine, mesh.store, compiled);
   return new TrainStep({ loaded, plan, placement, options, source });
@@ -184,9 +190,9 @@ export function planTrainStep<Name extends string>(
   model: Placeable,
   options: TrainStepOptions<Name>,
 ): PlannedTrainStep {
+  checkTrainOptions(mesh, model, options as TrainStepOptions);
   const stages = mesh.layout.size("pp");
-  const microbatches = options.microbatches ?? (stages > 1 ? 2 * stages : 1);
-  if (!(options.batchSize > 0)) throw new PlanError("the batch is empty: batchSize must be 1 or more");
+  const microbatches = options.microbatches ?? (stages > 1 ? Math.min(2 * stages, options.batchSize) : 1);
   const placement = new Placement(mesh, model, options.stageOf);
   const sizes = [...new Set(microbatchSizes(options.batchSize, microbatches))];
   const byId = parametersById(placement.parameters);

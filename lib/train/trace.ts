@@ -1,6 +1,7 @@
 // Tracing a training step: the user's loss becomes a microbatch graph with gradients, a graph of counts, and seeds.
 import type { DType } from "../core/dtype.ts";
-import { PlanError, ShapeError } from "../core/errors.ts";
+import { describe } from "../core/describe.ts";
+import { ConfigError, PlanError, ShapeError } from "../core/errors.ts";
 import { type Shape, shapeText, sizeOf } from "../core/shape.ts";
 import type { Graph } from "../ir/graph.ts";
 import { gradients } from "../tensor/grad.ts";
@@ -23,6 +24,10 @@ export type Loss = Tensor | Readonly<Record<string, LossTerm>>;
 export interface BatchField {
   readonly dtype: DType;
   readonly shape: Shape;
+  /** i32 elements must be below this, and not negative: token ids of a vocabulary. Checked in every batch. */
+  readonly below?: number;
+  /** The one value that is allowed beside those: targets that do not count. */
+  readonly ignore?: number;
 }
 
 /** The tensors of a batch by name. */
@@ -60,11 +65,17 @@ export function traceLoss(
     batch[name] = new Tensor(builder.one("input", [], { name, dtype, shape: [samples, ...shape] }), context);
   }
   const result = loss(batch);
+  if (typeof result !== "object" || result === null) {
+    throw new ConfigError(`the loss must be a tensor or named terms {sum, count}, not ${describe(result)}`);
+  }
   const named: Readonly<Record<string, LossTerm>> =
     result instanceof Tensor
       ? { loss: { sum: result.mul(samples), count: new Tensor(builder.constant(samples, "f32"), context) } }
       : result;
   const terms = Object.entries(named).map(([name, { sum, count, weight = 1 }]) => {
+    if (!(sum instanceof Tensor && count instanceof Tensor)) {
+      throw new ConfigError(`loss term ${name} must have tensors sum and count`);
+    }
     expectScalar(`loss term ${name}`, sum);
     expectScalar(`the count of loss term ${name}`, count);
     return { name, sum: sum.cast("f32").sym, count: count.cast("f32").sym, weight };
