@@ -1,5 +1,5 @@
 // Mesh: named axes over devices, the tensors that live there, and the evaluation of lazy ones.
-import { expectDType, expectSizes } from "../core/check.ts";
+import { expectDType, expectObject, expectSizes } from "../core/check.ts";
 import { describe } from "../core/describe.ts";
 import { type DType, type StorageArray, toStorage } from "../core/dtype.ts";
 import { DTypeError, MeshError, ShapeError } from "../core/errors.ts";
@@ -84,6 +84,7 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
 
   /** A tensor from row-major elements. */
   fromData(values: ArrayLike<number | boolean>, shape: Shape, options: TensorOptions<Axis> = {}): Tensor {
+    expectObject("a tensor's options", options);
     const dtype = options.dtype ?? (typeof values[0] === "boolean" ? "bool" : "f32");
     expectDType("the dtype of a tensor", dtype);
     return this.fromStorage(toStorage(dtype, values), dtype, shape, options.spec);

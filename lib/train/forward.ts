@@ -9,7 +9,7 @@ import { Tensor, type TensorContext } from "../tensor/tensor.ts";
 import { type NamedSym, SymBuilder, flatten } from "../tensor/trace.ts";
 import { checkBatch, checkForwardOptions } from "./check.ts";
 import { type Placement, seedWords } from "./placement.ts";
-import { type BatchField, type LossFunction, cellName, evaluationGraph, parametersById, traceLoss } from "./trace.ts";
+import { type BatchField, type LossFunction, cellName, evaluationGraph, traceLoss } from "./trace.ts";
 
 /** Settings of the steps here. */
 export interface ForwardOptions {
@@ -101,7 +101,6 @@ async function compileForward(
 ): Promise<ForwardStep> {
   const { mesh } = placement;
   checkForwardOptions(fields, options);
-  const byId = parametersById(placement.parameters);
   const inputs: StepInput[] = [
     ...Object.entries(fields).map(([name, f]) => ({ name, dtype: f.dtype, shape: [...f.shape], batch: true })),
     { name: "$samples", dtype: "i32", shape: [], batch: true },
@@ -114,7 +113,7 @@ async function compileForward(
     microbatches: options.microbatches ?? 1,
     schedule: forwardOnly,
     stageOfPath: (path) => placement.stages.stageOf(path),
-    parameterSpec: (id) => placement.spec(byId.get(id)!),
+    parameterSpec: (id) => placement.specOf(id),
     passes: { precision: options.precision ?? "f32" },
   });
   return new ForwardStep(new LoadedStep(mesh.engine, mesh.store, compiled), fields, options.batchSize);

@@ -1,5 +1,6 @@
 // Placing a model on a mesh: which stage runs which module, and where every parameter and its optimizer state lies.
 import type { StorageArray } from "../core/dtype.ts";
+import { PlanError } from "../core/errors.ts";
 import { siteHash } from "../core/random.ts";
 import { type ValueSpec, axisName, toValueSpec } from "../ir/spec.ts";
 import { type StageAssignment, assignStages } from "../passes/stages.ts";
@@ -19,11 +20,13 @@ export class Placement {
   readonly mesh: Mesh;
   readonly parameters: readonly Parameter[];
   readonly stages: StageAssignment;
+  readonly #byId: ReadonlyMap<string, Parameter>;
 
   /** `stageOf` places modules by the user's choice; else blocks are balanced by their cost. Throws PlanError. */
   constructor(mesh: Mesh, model: Placeable, stageOf?: (path: string) => number) {
     this.mesh = mesh;
     this.parameters = model.parameters();
+    this.#byId = new Map(this.parameters.map((p) => [p.id, p]));
     const blocks = model.pipelineBlocks?.() ?? [{ path: "", cost: 1 }];
     this.stages = assignStages(blocks, mesh.layout.size("pp"), stageOf);
   }
@@ -41,6 +44,13 @@ export class Placement {
     const wished = toValueSpec(parameter.spec, parameter.shape.length);
     const dims = wished.dims.map((axes) => axes.filter((a) => this.mesh.layout.size(axisName(a)) > 1));
     return { dims, partial: {} };
+  }
+
+  /** The spec of a parameter that a graph reads, or of its optimizer state. Throws PlanError for one that is not placed here. */
+  specOf(id: string): ValueSpec {
+    const parameter = this.#byId.get(id.split(":")[0]!);
+    if (parameter) return this.spec(parameter);
+    throw new PlanError(`the function reads parameter ${id.split("@")[0]}, which is none of the model's`);
   }
 
   /** Allocates a parameter (and fills it: with loaded values, or afresh) on the stages that read it. */

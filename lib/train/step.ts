@@ -219,7 +219,7 @@ export function planTrainStep<Name extends string>(
     },
     close: (stage, cells) => updateGraph(sourceOf(all), stage, cells),
   };
-  const specOf = (id: string): ReturnType<Placement["spec"]> => placement.spec(byId.get(id.split(":")[0]!)!);
+  const specOf = (id: string): ReturnType<Placement["spec"]> => placement.specOf(id);
   const compiled = compileStep(step, {
     layout: mesh.layout,
     batchSize: options.batchSize,
