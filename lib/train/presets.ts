@@ -90,7 +90,7 @@ const LLAMA_3 = {
 
 const DEMO_TRAINING: TrainingDefaults = {
   ...ADAMW,
-  steps: 400,
+  steps: 500,
   batchSize: 16,
   seqLen: 128,
   learningRate: 3e-3,
