@@ -56,7 +56,7 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
     bindings.push(role.bound);
     devices.push(devicePlan(role, code.plan, rank, stage));
   }
-  proveCollectives(calls);
+  timed(passes, "prove", () => proveCollectives(calls));
   return {
     programs,
     bindings,
