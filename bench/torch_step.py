@@ -1,9 +1,13 @@
 # Times a training step of a GPT with PyTorch: the same sizes, loss, clipping and optimizer as bench/steps.ts.
-# Usage: torch_step.py layers width heads vocabulary tokens batch f32|bf16 seconds. Prints one JSON object.
+# Usage: torch_step.py layers width heads vocabulary tokens batch f32|bf16 seconds threads. Prints one JSON object:
+# wall and CPU seconds of steps.
 import json
 import os
 import sys
 import time
+
+threads = sys.argv[9]
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = threads  # read when torch is loaded
 
 import torch
 from torch import nn
@@ -54,7 +58,7 @@ class GPT(nn.Module):
 def main():
     layers, width, heads, vocabulary, tokens, batch = map(int, sys.argv[1:7])
     bf16, seconds = sys.argv[7] == "bf16", float(sys.argv[8])
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     model = GPT(layers, width, heads, vocabulary, tokens)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1)
@@ -74,12 +78,13 @@ def main():
 
     loss = step()
     step()
-    samples, began = [], time.perf_counter()
+    samples, cpu, began = [], [], time.perf_counter()
     while len(samples) < 3 or time.perf_counter() - began < seconds:
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         step()
         samples.append(time.perf_counter() - start)
-    print(json.dumps({"version": torch.__version__, "samples": samples, "loss": loss}))
+        cpu.append(time.process_time() - cpu_start)
+    print(json.dumps({"version": torch.__version__, "samples": samples, "cpu": cpu, "loss": loss}))
 
 
 main()
