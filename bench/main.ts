@@ -1,10 +1,11 @@
-// The benchmarks: npm run bench [-- ops collectives steps compiling overhead] prints tables and writes them to results/.
+// The benchmarks: npm run bench [-- ops collectives steps compiling overhead timer] prints tables and writes them to results/.
 import { benchCollectives } from "./collectives.ts";
 import { benchCompiling } from "./compiling.ts";
 import { benchOps } from "./ops.ts";
 import { benchOverhead } from "./overhead.ts";
 import { machine, save, type Table, tableText } from "./report.ts";
 import { benchSteps } from "./steps.ts";
+import { benchTimer } from "./timer.ts";
 
 /** A part of the benchmarks, and how its figure stands against the aim. */
 interface Part {
@@ -23,6 +24,12 @@ const parts: Readonly<Record<string, Part>> = {
         table,
         aim: `JavaScript's share of a step: ${microseconds} us, aim 100: ${verdict(microseconds < 100)}`,
       };
+    },
+  },
+  timer: {
+    async run() {
+      const { table, percent } = await benchTimer();
+      return { table, aim: `a timer late while training: ${percent} %, aim 0.1: ${verdict(percent <= 0.1)}` };
     },
   },
   compiling: {
