@@ -125,7 +125,14 @@ function find(name: string): Verb {
   });
 }
 
-function report(name: string, error: unknown, io: CliIo): number {
+/** The error that came first, where closing things afterwards failed too. */
+function firstError(error: unknown): unknown {
+  const both = error instanceof Error && error.name === "SuppressedError" && "suppressed" in error;
+  return both ? firstError(error.suppressed) : error;
+}
+
+function report(name: string, thrown: unknown, io: CliIo): number {
+  const error = firstError(thrown);
   const prefix = VERBS.has(name) ? `meshwork ${name}` : "meshwork";
   if (error instanceof UsageError) {
     io.stderr.write(`${prefix}: ${error.message}\nSee ${prefix} --help.\n`);

@@ -156,6 +156,8 @@ const SYSTEM_REASONS: ReadonlyMap<string, string> = new Map([
   ["EISDIR", "is a folder"],
   ["EEXIST", "exists already"],
   ["EMFILE", "too many open files"],
+  ["EDQUOT", "the disk quota is used up"],
+  ["EFBIG", "the file is larger than is allowed"],
   ["EIO", "the disk reported an error"],
   ["ELOOP", "too many symbolic links"],
   ["ENAMETOOLONG", "the name is too long"],

@@ -42,8 +42,8 @@ export class RunFolder implements AsyncDisposable {
     const folder = options.out ?? (await freshFolder(options.name, options.now ?? new Date()));
     try {
       await makeFolders(path.join(folder, "model"));
-      const metrics = await open(path.join(folder, "metrics.jsonl"), "w");
-      return new RunFolder(folder, new LineWriter(metrics));
+      const file = path.join(folder, "metrics.jsonl");
+      return new RunFolder(folder, new LineWriter(file, await open(file, "w")));
     } catch (cause) {
       throw fileError(folder, cause);
     }
@@ -123,13 +123,15 @@ const FLUSH_MS = 1000;
 
 /** Appends lines in batches, in order. */
 class LineWriter {
+  readonly #file: string;
   readonly #handle: FileHandle;
   #waiting: string[] = [];
   #lastFlush = performance.now();
   #writing: Promise<void> = Promise.resolve();
   #failure: unknown;
 
-  constructor(handle: FileHandle) {
+  constructor(file: string, handle: FileHandle) {
+    this.#file = file;
     this.#handle = handle;
   }
 
@@ -142,7 +144,10 @@ class LineWriter {
   async flush(): Promise<void> {
     this.#write();
     await this.#writing;
-    if (this.#failure !== undefined) throw fileError("metrics.jsonl", this.#failure);
+    const failure = this.#failure;
+    // Told once: closing afterwards adds no second error.
+    this.#failure = undefined;
+    if (failure !== undefined) throw fileError(this.#file, failure);
   }
 
   async close(): Promise<void> {

@@ -1,7 +1,9 @@
 // Bad input to the command: exit code 1 for what fails, 2 for wrong usage, and a message in the user's words.
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { fileURLToPath } from "node:url";
 import { writeSafetensors } from "../../lib/checkpoint/safetensors.ts";
 import { command } from "../parity/cli.ts";
 import { scratchFolder, smallConfig, smallModel } from "./small.ts";
@@ -130,6 +132,32 @@ describe("errors of the command", () => {
     }
     await fails("/dev/full", ["train", ...quick, ...text, "--config", at("none.json")], 2, /none\.json/);
     assert.ok(!existsSync(at("run/model/model.safetensors")));
+  });
+
+  it("a disk that is full", async () => {
+    mkdirSync(at("run"));
+    symlinkSync("/dev/full", at("run/metrics.jsonl"));
+    const { code, stderr } = await command(["train", ...quick, ...text]);
+    assert.equal(code, 1);
+    assert.match(stderr, /metrics\.jsonl: cannot be written: no space left on the disk \(ERR_FILE\)\n$/);
+    assert.doesNotMatch(stderr, /Suppressed/);
+    assert.ok(existsSync(at("run/model/config.json")), "the model is saved all the same");
+  });
+
+  it("weights larger than files may be, with the old ones kept", async () => {
+    const main = fileURLToPath(new URL("../../lib/cli/main.ts", import.meta.url));
+    const args = ["train", ...quick, ...text, "--width", "64"];
+    assert.equal((await command(args)).code, 0);
+    const old = readFileSync(at("run/model/model.safetensors"));
+    const shell = 'ulimit -f 40; exec "$0" --import tsx/esm "$@"';
+    const child = spawnSync("sh", ["-c", shell, process.execPath, main, ...args, "--seed", "1"], { encoding: "utf8" });
+    assert.equal(child.status, 1, child.stderr);
+    assert.match(
+      child.stderr,
+      /model\.safetensors: cannot be written: the file is larger than is allowed \(ERR_FILE\)\n$/,
+    );
+    assert.deepEqual(readFileSync(at("run/model/model.safetensors")), old);
+    assert.deepEqual(readdirSync(at("run/model")).sort(), ["config.json", "model.safetensors"]);
   });
 
   it("generation with what is no model, and meshes that give no work", async () => {
