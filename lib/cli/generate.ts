@@ -14,7 +14,7 @@ import { prepareGeneration } from "./prepare-generation.ts";
 export async function runGenerate(options: GenerateOptions, io: CliIo): Promise<number> {
   const { folder, promptTokens, maxTokens, tokenizer, endTokens, sample } = await prepareGeneration(options);
   if (options.device === "cuda") throw new PlanError("device cuda: this build has no CUDA backend; use --device cpu");
-  if (options.mesh) refuseAxes(options.mesh, ["dp"]);
+  if (options.mesh) refuseAxes(options.mesh);
   const model = await loadModel(folder);
   model.eval();
   const axes = Object.fromEntries(Object.entries(options.mesh ?? {}).filter(([, n]) => n > 1));

@@ -25,17 +25,11 @@ export function meshText(mesh: MeshSizes): string {
   return parts.length === 0 ? "one device" : parts.join(",");
 }
 
-/** Throws PlanError for axes that the engine does not split anything over yet, and for `idle` ones: a verb has no work there. */
-export function refuseAxes(mesh: MeshSizes, idle: readonly MeshAxis[] = []): void {
+/** Throws PlanError for axes that the engine does not split anything over yet. */
+export function refuseAxes(mesh: MeshSizes): void {
   for (const axis of ["fsdp", "cp", "ep"] as const) {
     if (mesh[axis] === 1) continue;
     throw new PlanError(`--mesh ${axis}=${mesh[axis]}: axis ${axis} is not supported yet; use dp, tp and pp`, {
-      details: { axis },
-    });
-  }
-  for (const axis of idle) {
-    if (mesh[axis] === 1) continue;
-    throw new PlanError(`--mesh ${axis}=${mesh[axis]}: axis ${axis} splits a batch, and there is only one text here`, {
       details: { axis },
     });
   }

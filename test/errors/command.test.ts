@@ -166,7 +166,6 @@ describe("errors of the command", () => {
     mkdirSync(at("model"));
     writeFileSync(at("model/config.json"), JSON.stringify(smallConfig));
     const generate = (...args: string[]) => ["generate", "--model", at("model"), "--prompt-tokens", "1,2", ...args];
-    await fails("dp", generate("--mesh", "dp=2"), 1, /axis dp splits a batch, and there is only one text here/);
     await fails("cp", generate("--mesh", "cp=2"), 1, /axis cp is not supported yet/);
     await fails(
       "ids",

@@ -105,7 +105,7 @@ describeWithReference("parity with PyTorch", function () {
       });
     }
 
-    for (const mesh of ["dp=1", "tp=3", "pp=2"]) {
+    for (const mesh of ["dp=1", "dp=2", "tp=3", "pp=2", "dp=2,tp=2,pp=2"]) {
       it(`${model} generates as PyTorch does under ${mesh}`, async () => {
         const expected = readJson<{ prompt: number[]; last_logits: number[]; greedy: number[] }>(
           path.join(folder, model, "logits.json"),
