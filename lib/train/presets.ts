@@ -90,7 +90,7 @@ const LLAMA_3 = {
 
 const DEMO_TRAINING: TrainingDefaults = {
   ...ADAMW,
-  steps: 400,
+  steps: 600,
   batchSize: 16,
   seqLen: 128,
   learningRate: 3e-3,
@@ -166,7 +166,7 @@ export const presets: ReadonlyMap<string, Preset> = new Map<string, Preset>([
 export function folderDefaults(fromWeights: boolean, maxPositions: number): TrainingDefaults {
   return {
     ...ADAMW,
-    steps: 400,
+    steps: 600,
     batchSize: 8,
     seqLen: Math.min(maxPositions, 512),
     learningRate: fromWeights ? 5e-5 : 5e-4,

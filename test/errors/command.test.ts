@@ -160,7 +160,7 @@ describe("errors of the command", () => {
     assert.deepEqual(readdirSync(at("run/model")).sort(), ["config.json", "model.safetensors"]);
   });
 
-  it("generation with what is no model, and meshes that give no work", async () => {
+  it("generation with what is no model, and meshes that are not supported", async () => {
     await fails("no model", ["generate", "--prompt", "x"], 2, /--model is needed/);
     await fails("no folder", ["generate", "--model", at("none"), "--prompt", "x"], 2, /no such folder/);
     mkdirSync(at("model"));
