@@ -1,7 +1,6 @@
 // Encoding: writes a planned program as the words that native code decodes (docs/PROGRAM.md).
 import { dtypeCode } from "../core/dtype.ts";
 import { ProgramError } from "../core/errors.ts";
-import { sizeOf } from "../core/shape.ts";
 import type { Attribute, TableEntry, View } from "../ir/lowering.ts";
 import { opTableHash } from "../ops/hash.ts";
 import { kernels } from "../ops/kernels.ts";
@@ -230,9 +229,4 @@ function labelWords(label: string): number[] {
   const padded = new Uint8Array(Math.ceil(bytes.length / 4) * 4);
   padded.set(bytes);
   return [bytes.length, ...new Int32Array(padded.buffer)];
-}
-
-/** Bytes of a view's elements. */
-export function viewBytes(view: View, elementBytes: number): number {
-  return sizeOf(view.dims) * elementBytes;
 }

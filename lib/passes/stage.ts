@@ -74,7 +74,7 @@ function crossingsOf(graph: Graph, stageOf: readonly number[]): Crossing[] {
   graph.nodes.forEach((node, n) => {
     const to = stageOf[n]!;
     if (to < 0) return;
-    for (const value of leafInputs(graph, node.inputs, stageOf)) {
+    for (const value of stagedInputs(graph, node.inputs, stageOf)) {
       const source = graph.nodes[graph.values[value]!.node]!;
       const from = stageOf[graph.values[value]!.node]!;
       if (from === to) continue;
@@ -95,7 +95,7 @@ function crossingsOf(graph: Graph, stageOf: readonly number[]): Crossing[] {
   return [...found.values()];
 }
 
-/** Inputs, seen through nodes that each reader makes for itself (those read only leaves, so nothing crosses there). */
-function leafInputs(graph: Graph, inputs: readonly number[], stageOf: readonly number[]): number[] {
+/** Inputs that some stage makes: those that each reader makes for itself read only leaves, so that nothing crosses there. */
+function stagedInputs(graph: Graph, inputs: readonly number[], stageOf: readonly number[]): number[] {
   return inputs.filter((v) => stageOf[graph.values[v]!.node]! >= 0);
 }
