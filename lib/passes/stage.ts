@@ -95,7 +95,7 @@ function crossingsOf(graph: Graph, stageOf: readonly number[]): Crossing[] {
   return [...found.values()];
 }
 
-/** Inputs that some stage makes: those that each reader makes for itself read only leaves, so that nothing crosses there. */
+/** Inputs that some stage makes; what each reader makes for itself reads only leaves, so that nothing crosses there. */
 function stagedInputs(graph: Graph, inputs: readonly number[], stageOf: readonly number[]): number[] {
   return inputs.filter((v) => stageOf[graph.values[v]!.node]! >= 0);
 }
