@@ -27,6 +27,14 @@ function run(command, args) {
   if (status !== 0) process.exit(status ?? 1);
 }
 
+/** MESHWORK_CUDA=1 or 0 asks for the CUDA backend or for none; MESHWORK_CUDA_ARCHITECTURES is such as "80;90a;90-virtual". */
+function cudaOptions(env) {
+  const wanted = env.MESHWORK_CUDA === undefined || env.MESHWORK_CUDA === "" ? "AUTO" : env.MESHWORK_CUDA;
+  const onOff = { 1: "ON", 0: "OFF" }[wanted] ?? wanted.toUpperCase();
+  const architectures = env.MESHWORK_CUDA_ARCHITECTURES || "80;90a;90-virtual";
+  return [`-DMESHWORK_CUDA=${onOff}`, `-DMESHWORK_CUDA_ARCHITECTURES=${architectures}`];
+}
+
 function has(command) {
   return spawnSync(command, ["--version"], { stdio: "ignore" }).status === 0;
 }
@@ -43,7 +51,7 @@ function dropForeignCache(folder, generator) {
 
 if (options["list-inputs"]) {
   for (const name of readdirSync(join(root, "native"), { recursive: true })) {
-    if (/\.(cc|h|txt)$/.test(name)) console.log(`native/${name}`);
+    if (/\.(cc|cu|cuh|h|txt)$/.test(name)) console.log(`native/${name}`);
   }
   process.exit(0);
 }
@@ -64,5 +72,6 @@ run("cmake", [
   `-DMESHWORK_ADDON=${onlyTests ? "OFF" : "ON"}`,
   `-DMESHWORK_TESTS=${onlyTests || options.tests ? "ON" : "OFF"}`,
   `-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${output}`,
+  ...cudaOptions(process.env),
 ]);
 run("cmake", ["--build", folder, "--parallel", options.jobs]);

@@ -1,9 +1,10 @@
-// The backends there are: the CPU, and one that only records.
+// The backends there are: the CPU, one that only records, and CUDA in a library of its own.
 #include "backend/backend.h"
 
 #include <cstring>
 
 #include "backend/cpu/registry.h"
+#include "backend/cuda_library.h"
 #include "backend/memory.h"
 
 namespace meshwork {
@@ -50,10 +51,31 @@ class NullBackend final : public Backend {
 
 }  // namespace
 
-std::shared_ptr<Backend> openBackend(std::string_view name) {
-  if (name == "cpu") return std::make_shared<CpuBackend>();
-  if (name == "null") return std::make_shared<NullBackend>();
-  return nullptr;
+Status openBackend(std::string_view name, int devices, std::shared_ptr<Backend>* backend) {
+  if (name == "cuda") {
+    const cuda::Entry* entry = nullptr;
+    Status status = cuda::loadEntry(&entry);
+    return status.ok() ? entry->open(devices, backend) : status;
+  }
+  if (name == "cpu")
+    *backend = std::make_shared<CpuBackend>();
+  else if (name == "null")
+    *backend = std::make_shared<NullBackend>();
+  else
+    return Status(Code::invalidArgument, "there is no backend '" + std::string(name) + "'");
+  return Status();
+}
+
+int countCudaGpus(std::string* detail) {
+  const cuda::Entry* entry = nullptr;
+  const Status status = cuda::loadEntry(&entry);
+  if (!status.ok()) {
+    *detail = status.message();
+    return 0;
+  }
+  const int gpus = entry->countGpus(detail);
+  if (gpus > 0) *detail = entry->build;
+  return gpus;
 }
 
 }  // namespace meshwork

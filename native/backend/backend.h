@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 
 #include "backend/kernel.h"
@@ -30,7 +31,11 @@ class Backend {
   virtual const Kernel* findKernel(Op op) const = 0;
 };
 
-// Null for an unknown name.
-std::shared_ptr<Backend> openBackend(std::string_view name);
+// Opens "cpu", "null" or "cuda" for so many devices. "cuda" is meshwork_cuda.so beside this library (or the file that
+// MESHWORK_CUDA_LIBRARY names): unsupported where it, a driver or a GPU is not there.
+Status openBackend(std::string_view name, int devices, std::shared_ptr<Backend>* backend);
+
+// How many GPUs "cuda" would find; 0 with the reason in `detail`, else what was built.
+int countCudaGpus(std::string* detail);
 
 }  // namespace meshwork

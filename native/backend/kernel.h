@@ -36,7 +36,8 @@ struct Call {
   int floatCount = 0;
   const int32_t* table = nullptr;  // the device's constant table, already offset by the running action's base
   int tableCount = 0;
-  Pool* pool = nullptr;  // null in check()
+  Pool* pool = nullptr;    // null in check(), and on devices that are not the host's
+  void* device = nullptr;  // of backends other than the CPU's: theirs (cuda::Device); null in check()
 
   double floatAttr(int index) const { return floats[attrs[index]]; }
   int32_t tableAttr(int index) const { return table[attrs[index]]; }
@@ -46,10 +47,17 @@ struct Call {
 // *any* data and table: wrong operand counts, ranks, dims, dtypes, strides, attribute counts or values. The decoder has
 // already held every operand's extent against its region, and float and table indices against their sections.
 // run() never fails, never allocates, never reads or writes outside its operands whatever the data say (token ids!).
+// check() is the same function on all backends (native/backend/checks), so that all take the same programs.
 struct Kernel {
   Op op;
   Status (*check)(const Call& call);
   void (*run)(const Call& call);
+};
+
+// The kernels of one file, as its backend's registry takes them.
+struct KernelList {
+  const Kernel* kernels;
+  int count;
 };
 
 }  // namespace meshwork

@@ -66,8 +66,9 @@ Status Engine::open(const EngineOptions& options, std::unique_ptr<Engine>* engin
   if (options.threads < 0 || options.threads > kMaxThreads)
     return argument("a device has 1 to 1024 threads (0: default)");
   if (options.timeoutMs < 0) return argument("a timeout is not negative");
-  std::shared_ptr<Backend> backend = openBackend(options.backend);
-  if (backend == nullptr) return argument("there is no backend '" + options.backend + "'");
+  std::shared_ptr<Backend> backend;
+  Status opened = openBackend(options.backend, options.devices, &backend);
+  if (!opened.ok()) return opened;
   int threads = options.threads > 0 ? options.threads : std::max(1, machineCores() / options.devices);
   if (!backend->computes()) threads = 1;
   try {

@@ -1,6 +1,6 @@
 // attention and attention_grad against plain loops: masks, grouped heads, strides, dtypes, instruction sets, thread
 // counts.
-#include "backend/cpu/checks/attention.h"
+#include "backend/checks/attention.h"
 #include "test/kernels.h"
 
 namespace meshwork::test {

@@ -1,5 +1,5 @@
 // matmul against a plain triple loop: shapes, transpositions, flags, dtypes, instruction sets, thread counts, refusals.
-#include "backend/cpu/checks/matmul.h"
+#include "backend/checks/matmul.h"
 #include "test/kernels.h"
 
 namespace meshwork::test {

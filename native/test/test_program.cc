@@ -19,7 +19,11 @@ using test::Words;
 constexpr int64_t kStaging = 4096;
 
 Status decode(const Words& words, std::unique_ptr<Program>* program, int devices = 1, int rank = 0) {
-  static const std::shared_ptr<Backend> backend = openBackend("cpu");
+  static const std::shared_ptr<Backend> backend = [] {
+    std::shared_ptr<Backend> opened;
+    CHECK(openBackend("cpu", 1, &opened).ok());
+    return opened;
+  }();
   return decodeProgram(words, ProgramLimits{rank, devices, kStaging, kStaging}, *backend, program);
 }
 

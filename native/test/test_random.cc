@@ -1,7 +1,7 @@
 // Philox against the published known answers, and the random kernel: placement, shards, distributions.
 #include <cmath>
 
-#include "backend/cpu/philox.h"
+#include "backend/philox.h"
 #include "test/kernel_test.h"
 
 namespace meshwork::test {

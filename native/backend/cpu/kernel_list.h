@@ -12,15 +12,6 @@
 #define MESHWORK_ISA_LEVEL 0
 #endif
 
-namespace meshwork {
-
-struct KernelList {
-  const Kernel* kernels;
-  int count;
-};
-
-}  // namespace meshwork
-
 // MESHWORK_KERNELS(matmul, {Op::matmul, checkMatmul, runMatmul}, ...) at the end of kernels/matmul.cc, outside of any
 // namespace. NAME is the file's name.
 #define MESHWORK_KERNELS(NAME, ...)                                                                       \

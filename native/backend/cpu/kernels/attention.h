@@ -5,7 +5,7 @@
 #pragma once
 #include <limits>
 
-#include "backend/cpu/checks/attention.h"
+#include "backend/checks/attention.h"
 #include "backend/cpu/gemm.h"
 #include "runtime/pool.h"
 

@@ -1,12 +1,12 @@
 // Copies between any two layouts of the same dims: whole ranges, rows, blocked transpositions, or element by element;
 // and of the part of a tensor that is this device's shard.
-#include "backend/cpu/checks/copy.h"
+#include "backend/checks/copy.h"
 
 #include <algorithm>
 #include <cstring>
 
 #include "backend/cpu/kernel_list.h"
-#include "backend/cpu/nest.h"
+#include "backend/nest.h"
 #include "runtime/pool.h"
 
 namespace meshwork::MESHWORK_ISA {

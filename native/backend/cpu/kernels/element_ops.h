@@ -2,8 +2,8 @@
 #pragma once
 #include <type_traits>
 
-#include "backend/cpu/expression.h"
 #include "backend/cpu/kernels/rows.h"
+#include "backend/expression.h"
 
 namespace meshwork::MESHWORK_ISA {
 

@@ -1,12 +1,12 @@
 // The elementwise kernel: a blocked interpreter. Operands' dims are collapsed, the elements cut into blocks of up to a
 // thousand, and each instruction runs over a whole block, whose values stay in the cache. Contiguous inputs are read
 // and contiguous outputs written in place. An output may be the same memory as an input of the same dtype and strides.
-#include "backend/cpu/checks/elementwise.h"
+#include "backend/checks/elementwise.h"
 
 #include <algorithm>
 
-#include "backend/cpu/expression.h"
 #include "backend/cpu/kernels/element_ops.h"
+#include "backend/expression.h"
 #include "runtime/pool.h"
 
 namespace meshwork::MESHWORK_ISA {

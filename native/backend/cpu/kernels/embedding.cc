@@ -1,5 +1,5 @@
 // Rows of a table chosen by ids, and the sum of gradients back into them. Ids outside of the table are skipped.
-#include "backend/cpu/checks/embedding.h"
+#include "backend/checks/embedding.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,5 +1,5 @@
 // Cross-entropy of rows of logits: whole vocabularies, shards of one, and the gradient.
-#include "backend/cpu/checks/loss.h"
+#include "backend/checks/loss.h"
 
 #include <algorithm>
 

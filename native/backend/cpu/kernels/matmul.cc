@@ -1,6 +1,6 @@
 // Matrix products: blocks of the result are computed one per task, from packed panels (see gemm.h), by three ways
 // chosen by shape alone. Every block sums over all of k by itself, so that thread counts change no bits.
-#include "backend/cpu/checks/matmul.h"
+#include "backend/checks/matmul.h"
 
 #include "backend/cpu/gemm.h"
 #include "runtime/pool.h"

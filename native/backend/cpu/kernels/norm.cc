@@ -1,6 +1,6 @@
 // Layer norm and RMS norm of rows, and their gradients. Statistics are summed in float64; so are the gradients of the
 // weights, in a number of row parts that depends on the dims only.
-#include "backend/cpu/checks/norm.h"
+#include "backend/checks/norm.h"
 
 #include <algorithm>
 

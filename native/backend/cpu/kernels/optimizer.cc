@@ -1,5 +1,5 @@
 // The parameter updates (AdamW, SGD) and the sum of squares for gradient norms, on contiguous memory.
-#include "backend/cpu/checks/optimizer.h"
+#include "backend/checks/optimizer.h"
 
 #include <algorithm>
 

@@ -1,12 +1,12 @@
 // Counter-based random numbers, Philox4x32-10: element i of the global tensor is lane i % 4 of counter i / 4, wherever
 // it is computed. Numbers are made in batches of whole vectors, in plain arithmetic: same bits on every instruction
 // set.
-#include "backend/cpu/checks/random.h"
+#include "backend/checks/random.h"
 
 #include <algorithm>
 
 #include "backend/cpu/kernels/rows.h"
-#include "backend/cpu/philox.h"
+#include "backend/philox.h"
 #include "runtime/pool.h"
 
 #if MESHWORK_ISA_LEVEL == 0 && defined(__SSE2__)

@@ -1,11 +1,11 @@
 // Sums, maxima and minima over any dims of any layout. float32 and bfloat16 are summed in float64. The order of the sum
 // depends on dims and strides only: reduced dims in the order they lie in memory, sixteen lanes along rows.
-#include "backend/cpu/checks/reduce.h"
+#include "backend/checks/reduce.h"
 
 #include <algorithm>
 
 #include "backend/cpu/kernels/lanes.h"
-#include "backend/cpu/nest.h"
+#include "backend/nest.h"
 #include "runtime/pool.h"
 
 namespace meshwork::MESHWORK_ISA {

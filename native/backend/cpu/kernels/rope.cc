@@ -1,5 +1,5 @@
 // Rotary positions: every pair (i, i + d/2) of a head's features is rotated by position * inv_freq[i].
-#include "backend/cpu/checks/rope.h"
+#include "backend/checks/rope.h"
 
 #include <algorithm>
 

@@ -1,5 +1,5 @@
 // Softmax of rows, and its gradient.
-#include "backend/cpu/checks/softmax.h"
+#include "backend/checks/softmax.h"
 
 #include <algorithm>
 

@@ -1,7 +1,7 @@
 // The checks of the embedding kernels: rows with unit stride, ids for each of them. What ids hold is run's concern.
-#include "backend/cpu/checks/embedding.h"
+#include "backend/checks/embedding.h"
 
-#include "backend/cpu/checks/check.h"
+#include "backend/checks/check.h"
 
 namespace meshwork {
 namespace {

@@ -1,7 +1,7 @@
 // The checks of the norm kernels: rows with unit stride, contiguous weights, one statistic per row.
-#include "backend/cpu/checks/norm.h"
+#include "backend/checks/norm.h"
 
-#include "backend/cpu/checks/check.h"
+#include "backend/checks/check.h"
 #include "runtime/pool.h"
 
 namespace meshwork {

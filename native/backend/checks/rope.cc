@@ -1,7 +1,7 @@
 // The check of rope: dims of x, y, positions and inverse frequencies agree.
-#include "backend/cpu/checks/rope.h"
+#include "backend/checks/rope.h"
 
-#include "backend/cpu/checks/check.h"
+#include "backend/checks/check.h"
 
 namespace meshwork {
 

@@ -1,8 +1,8 @@
 // The checks of the cross-entropy kernels: rows of logits, and one number per row in all else. Targets are run's
 // concern.
-#include "backend/cpu/checks/loss.h"
+#include "backend/checks/loss.h"
 
-#include "backend/cpu/checks/check.h"
+#include "backend/checks/check.h"
 
 namespace meshwork {
 namespace {

@@ -1,8 +1,8 @@
 // The check of the elementwise kernel: operands of the same dims, and an expression whose words all mean something.
-#include "backend/cpu/checks/elementwise.h"
+#include "backend/checks/elementwise.h"
 
-#include "backend/cpu/checks/check.h"
-#include "backend/cpu/expression.h"
+#include "backend/checks/check.h"
+#include "backend/expression.h"
 
 namespace meshwork {
 namespace {

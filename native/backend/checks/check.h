@@ -1,4 +1,5 @@
-// Small helpers for the check() functions of the CPU kernels: each returns a Status that says what disagrees.
+// Small helpers for the check() functions of kernels, which all backends share: each returns a Status that says what
+// disagrees.
 #pragma once
 #include <string>
 

@@ -1,7 +1,7 @@
 // The checks of the optimizer kernels: contiguous state of one dtype, scalars, and float indices that exist.
-#include "backend/cpu/checks/optimizer.h"
+#include "backend/checks/optimizer.h"
 
-#include "backend/cpu/checks/check.h"
+#include "backend/checks/check.h"
 
 namespace meshwork {
 namespace {

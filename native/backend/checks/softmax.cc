@@ -1,7 +1,7 @@
 // The checks of the softmax kernels: rows of one dtype and the same dims, with unit stride.
-#include "backend/cpu/checks/softmax.h"
+#include "backend/checks/softmax.h"
 
-#include "backend/cpu/checks/check.h"
+#include "backend/checks/check.h"
 
 namespace meshwork {
 namespace {

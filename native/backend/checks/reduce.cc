@@ -1,7 +1,7 @@
 // The check of the reduce kernel: y has x's dims, or 1 where it reduces.
-#include "backend/cpu/checks/reduce.h"
+#include "backend/checks/reduce.h"
 
-#include "backend/cpu/checks/check.h"
+#include "backend/checks/check.h"
 
 namespace meshwork {
 

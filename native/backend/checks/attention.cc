@@ -1,7 +1,7 @@
 // The checks of attention and attention_grad.
-#include "backend/cpu/checks/attention.h"
+#include "backend/checks/attention.h"
 
-#include "backend/cpu/checks/check.h"
+#include "backend/checks/check.h"
 
 namespace meshwork {
 namespace {

@@ -1,7 +1,7 @@
 // The checks of the copy kernels: dims that fit, one dtype, and no element of y twice.
-#include "backend/cpu/checks/copy.h"
+#include "backend/checks/copy.h"
 
-#include "backend/cpu/checks/check.h"
+#include "backend/checks/check.h"
 
 namespace meshwork {
 

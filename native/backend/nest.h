@@ -1,11 +1,8 @@
-// A nest of loops over the elements of several operands, with as few dims as possible. Shared by the CPU kernels.
+// A nest of loops over the elements of several operands, with as few dims as possible. Shared by the kernels of all
+// backends.
 #pragma once
+#include "core/inline.h"
 #include "core/view.h"
-
-// Always inline: compiled for several instruction sets, there must be no copy for the linker to merge.
-#ifndef MESHWORK_SHARED
-#define MESHWORK_SHARED inline __attribute__((always_inline))
-#endif
 
 namespace meshwork {
 
@@ -17,7 +14,7 @@ struct Nest {
   int64_t strides[kOperands][kMaxRank];
 
   // Adds a loop, keeping the first operand's strides falling (the new one inside of equal ones). Size 1 is left out.
-  MESHWORK_SHARED void add(int64_t size, const int64_t (&steps)[kOperands]) {
+  MESHWORK_INLINE void add(int64_t size, const int64_t (&steps)[kOperands]) {
     if (size == 1) return;
     int at = rank++;
     for (; at > 0 && strides[0][at - 1] < steps[0]; --at) {
@@ -29,7 +26,7 @@ struct Nest {
   }
 
   // Joins neighbouring loops that step through every operand as one loop would.
-  MESHWORK_SHARED void join() {
+  MESHWORK_INLINE void join() {
     int last = 0;
     for (int d = 1; d < rank; ++d) {
       bool joins = true;
@@ -42,14 +39,14 @@ struct Nest {
   }
 
   // The product of the first `loops` sizes.
-  MESHWORK_SHARED int64_t count(int loops) const {
+  MESHWORK_INLINE int64_t count(int loops) const {
     int64_t n = 1;
     for (int d = 0; d < loops; ++d) n *= dims[d];
     return n;
   }
 
   // Where operand k is at iteration `index` (row-major) of the first `loops` loops.
-  MESHWORK_SHARED int64_t offset(int k, int64_t index, int loops) const {
+  MESHWORK_INLINE int64_t offset(int k, int64_t index, int loops) const {
     int64_t at = 0;
     for (int d = loops - 1; d >= 0; --d) {
       at += (index % dims[d]) * strides[k][d];

@@ -1,5 +1,5 @@
 // The shared parts of the CPU kernels' checks.
-#include "backend/cpu/checks/check.h"
+#include "backend/checks/check.h"
 
 #include <cstring>
 

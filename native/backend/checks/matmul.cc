@@ -1,7 +1,7 @@
 // The check of matmul: counts against flags, dims, dtypes, strides.
-#include "backend/cpu/checks/matmul.h"
+#include "backend/checks/matmul.h"
 
-#include "backend/cpu/checks/check.h"
+#include "backend/checks/check.h"
 
 namespace meshwork {
 namespace {

@@ -1,8 +1,8 @@
 // The check of the random kernel: a key of three words, two attribute words per dim, and row indices where they are
 // said to be given.
-#include "backend/cpu/checks/random.h"
+#include "backend/checks/random.h"
 
-#include "backend/cpu/checks/check.h"
+#include "backend/checks/check.h"
 
 namespace meshwork {
 

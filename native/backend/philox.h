@@ -3,10 +3,7 @@
 #pragma once
 #include <cstdint>
 
-// Always inline: compiled for several instruction sets, there must be no copy for the linker to merge.
-#ifndef MESHWORK_SHARED
-#define MESHWORK_SHARED inline __attribute__((always_inline))
-#endif
+#include "core/inline.h"
 
 namespace meshwork {
 
@@ -15,7 +12,7 @@ constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E
 constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;
 
 // Replaces the counter by its four random words.
-MESHWORK_SHARED void philox4x32(uint32_t (&counter)[4], uint32_t key0, uint32_t key1) {
+MESHWORK_INLINE void philox4x32(uint32_t (&counter)[4], uint32_t key0, uint32_t key1) {
   for (int round = 0; round < kPhiloxRounds; ++round) {
     const uint64_t product0 = uint64_t{kPhiloxMultiplier0} * counter[0],
                    product1 = uint64_t{kPhiloxMultiplier1} * counter[2];
