@@ -1,7 +1,7 @@
 // Assembling a compiled step: one program per device, proven to wait for nothing that never comes.
 import { pipelineActions } from "../passes/actions.ts";
 import { encodeProgram, encodeSegments } from "../passes/encode.ts";
-import { planMemory } from "../passes/memory.ts";
+import { align, planMemory } from "../passes/memory.ts";
 import { prove } from "../passes/prove.ts";
 import { type CollectiveCall, proveCollectives } from "../passes/prove-collectives.ts";
 import { boundaryOf } from "./boundary.ts";
@@ -37,6 +37,7 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
   const programs: Int32Array[] = [];
   const calls: CollectiveCall[][] = [];
   const bindings: string[][] = [];
+  const bindingBytes: number[][] = [];
   const devices: DevicePlan[] = [];
   for (let rank = 0; rank < layout.devices; rank++) {
     const stage = layout.coordinates(rank).pp ?? 0;
@@ -54,12 +55,14 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
     calls.push(collectiveCalls(role.program, actions, table));
     programs.push(timed(passes, "encode", () => encodeProgram(code, actions, table, sizes.length)));
     bindings.push(role.bound);
+    bindingBytes.push(role.boundBytes.map(align));
     devices.push(devicePlan(role, code.plan, rank, stage));
   }
   timed(passes, "prove", () => proveCollectives(calls));
   return {
     programs,
     bindings,
+    bindingBytes,
     inputs: staging.entries,
     inputBytes: staging.bytes,
     outputs: outputs.entries,
@@ -85,7 +88,8 @@ function devicePlan(role: Role, plan: ReturnType<typeof planMemory>, rank: numbe
     slotBytes: plan.slotBytes,
     slots: plan.slots,
     scratchBytes: plan.scratchBytes,
-    boundBytes: role.boundBytes.reduce((a, b) => a + Math.ceil(b / 64) * 64, 0),
+    boundBytes: role.boundBytes.reduce((sum, bytes) => sum + align(bytes), 0),
+    cellBytes: role.cellBytes,
     instructions: role.program.segments.reduce((n, s) => n + s.instructions.length, 0),
   };
 }

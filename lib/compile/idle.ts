@@ -4,6 +4,11 @@ import { sizeOf } from "../core/shape.ts";
 import { axisName, localShape } from "../ir/spec.ts";
 import type { RoleInput } from "./role.ts";
 
+/** What fsdp splits beside samples is split in memory only: every device works on it whole. */
+function isWork(axis: string): boolean {
+  return axis !== "fsdp";
+}
+
 /** Throws PlanError naming the axis and the first coordinate that would hold nothing in any microbatch. */
 export function refuseIdleDevices({ options, sizes, micro }: RoleInput): void {
   const { layout } = options;
@@ -14,7 +19,7 @@ export function refuseIdleDevices({ options, sizes, micro }: RoleInput): void {
     let split = false;
     sizes.forEach((samples, m) => {
       for (const { type, spec } of micro.get(samples)!.graph.values) {
-        if (!spec!.dims.some((axes) => axes.some((a) => axisName(a) === axis))) continue;
+        if (!spec!.dims.some((axes) => axes.some((a) => axisName(a) === axis && isWork(a)))) continue;
         split = true;
         for (let c = 0; c < size && busy.size < size; c++) {
           // The other coordinates are taken at 0, where every split holds something if any rank does.

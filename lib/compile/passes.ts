@@ -6,6 +6,7 @@ import { type ValueSpec, replicated } from "../ir/spec.ts";
 import { verify } from "../ir/verify.ts";
 import { getOp } from "../ops/index.ts";
 import { fuse } from "../passes/fuse.ts";
+import { gatherParameters } from "../passes/gather.ts";
 import { type Precision, placeCasts } from "../passes/precision.ts";
 import { shard } from "../passes/shard.ts";
 
@@ -39,10 +40,14 @@ export interface GraphSources {
   readonly outputsWhole?: boolean;
   /** Except these. */
   staysSplit?(name: string): boolean;
+  /** Spec with which nodes read a parameter, where that is another than it lies in. */
+  usedSpec?(node: Node): ValueSpec;
   /** Which nodes may be fused: those of one segment and stage. */
   room?(node: Node): string;
   /** Spec a result must have; null: any, partial included. */
   outputSpec?(name: string): ValueSpec | null;
+  /** True for results that stay partial over the axes that do not split them. */
+  staysPartial?(name: string): boolean;
   /** Spec a result would best have. */
   wantedSpec?(name: string): ValueSpec | null;
 }
@@ -53,6 +58,11 @@ type Pass = (graph: Graph, sources: GraphSources, options: PassOptions) => Graph
 export const graphPasses: readonly { readonly name: string; readonly run: Pass }[] = [
   { name: "precision", run: (g, _, o) => placeCasts(g, o.precision) },
   {
+    name: "gather",
+    run: (g, { sourceSpec, usedSpec, room = phaseOf }) =>
+      usedSpec ? gatherParameters(g, { storedSpec: sourceSpec, usedSpec, room }) : g,
+  },
+  {
     name: "shard",
     run: (g, s) =>
       shard(g, {
@@ -60,11 +70,16 @@ export const graphPasses: readonly { readonly name: string; readonly run: Pass }
         sourceSpec: s.sourceSpec,
         outputSpec: (name) =>
           s.outputsWhole && !s.staysSplit?.(name) ? replicated(outputRank(g, name)) : (s.outputSpec?.(name) ?? null),
+        ...(s.staysPartial ? { staysPartial: s.staysPartial } : {}),
         ...(s.wantedSpec ? { wantedSpec: s.wantedSpec } : {}),
       }),
   },
-  { name: "fuse", run: (g, s) => fuse(g, s.room ?? ((node) => node.phase)) },
+  { name: "fuse", run: (g, { room = phaseOf }) => fuse(g, room) },
 ];
+
+function phaseOf(node: Node): string {
+  return node.phase;
+}
 
 function outputRank(graph: Graph, name: string): number {
   return graph.values[graph.outputs.find((o) => o.name === name)!.value]!.type.shape.length;

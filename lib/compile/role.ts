@@ -9,6 +9,7 @@ import type { MeshLayout } from "../ir/mesh.ts";
 import { localShape, type Place, shardInterval, type ValueSpec } from "../ir/spec.ts";
 import { elementOps } from "../ops/kernels.ts";
 import { ProgramBuilder } from "../passes/lower.ts";
+import { align } from "../passes/memory.ts";
 import type { MicroGraph } from "./boundary.ts";
 import { Depositor } from "./deposit.ts";
 import { elementType } from "./element-type.ts";
@@ -54,6 +55,7 @@ export class Role {
   readonly variantOf: number[] = [];
   readonly scalars = new Map<string, View>();
   readonly fetches: Fetch[] = [];
+  cellBytes = 0;
   readonly opening: number;
   readonly seeds: number;
   readonly closing: number;
@@ -99,6 +101,7 @@ export class Role {
         "step",
       );
       this.#cells.set(cell.name, view);
+      this.cellBytes += align(sizeOf(view.dims) * dtypeSize(view.dtype));
       if (this.#input.sizes.length === 1) continue; // written once, not added to
       this.program.emit(this.opening, {
         kernel: "elementwise",

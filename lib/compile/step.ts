@@ -59,6 +59,10 @@ export interface StepOptions {
   stageOfPath(path: string): number | undefined;
   /** Spec of a parameter (or of any persistent tensor) by id. */
   parameterSpec(id: string): ValueSpec;
+  /** Spec with which microbatches read a parameter; as it lies when absent. */
+  usedSpec?(id: string): ValueSpec;
+  /** Spec a cell must have, while it may be partial over axes that do not split it; null: any. */
+  cellSpec?(name: string): ValueSpec | null;
   /** Spec a cell would best have. */
   wantedSpec?(name: string): ValueSpec | null;
   readonly passes: PassOptions;
@@ -86,6 +90,8 @@ export interface DevicePlan {
   readonly scratchBytes: number;
   /** Bytes of the parameters and optimizer state that the program binds. */
   readonly boundBytes: number;
+  /** Bytes of the cells that keep the microbatches' results, gradients most of all; part of stepBytes. */
+  readonly cellBytes: number;
   readonly instructions: number;
 }
 
@@ -95,6 +101,8 @@ export interface CompiledStep {
   readonly programs: readonly Int32Array[];
   /** Ids of the persistent tensors each device's program binds, in the order of its bound buffers. */
   readonly bindings: readonly (readonly string[])[];
+  /** Bytes of each of them, as they lie in memory. */
+  readonly bindingBytes: readonly (readonly number[])[];
   readonly inputs: readonly StagingEntry[];
   readonly inputBytes: number;
   readonly outputs: readonly StagingEntry[];
@@ -137,7 +145,8 @@ function microGraphs(source: StepSource, options: StepOptions, sizes: readonly n
   const graphs = alikeGraphs([...new Set(sizes)], (n, fixed) => {
     const sources = {
       ...shardSources(source, options, []),
-      outputSpec: (name: string) => fixed.get(name) ?? null,
+      outputSpec: (name: string) => fixed.get(name) ?? options.cellSpec?.(name) ?? null,
+      staysPartial: (name: string) => !fixed.has(name),
       ...(options.wantedSpec ? { wantedSpec: options.wantedSpec } : {}),
     };
     const traced = timed(options.passes, "trace", () => source.micro(n));
@@ -203,8 +212,10 @@ function cellsOf(micro: ReadonlyMap<number, MicroGraph>, stages: number): Cell[]
 
 function shardSources(source: StepSource, options: StepOptions, cells: readonly Cell[]): GraphSources {
   const stages = options.layout.size("pp");
+  const { usedSpec } = options;
   return {
     layout: options.layout,
+    ...(usedSpec ? { usedSpec: (node) => usedSpec(node.params.id as string) } : {}),
     room: ({ phase, path }) => `${phase} ${stages === 1 ? 0 : path === "" ? "?" : options.stageOfPath(path)}`,
     sourceSpec: (node) => {
       const shape = node.params.shape as readonly number[];

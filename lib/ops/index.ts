@@ -12,6 +12,7 @@ import { lossOps } from "./loss.ts";
 import { movementOps } from "./movement.ts";
 import { normalizationOps } from "./normalization.ts";
 import { optimizerOps } from "./optimizer.ts";
+import { placementOps } from "./placement.ts";
 import { reductionOps } from "./reduction.ts";
 
 /** Every op's record by name. */
@@ -26,6 +27,7 @@ export const ops = {
   ...lossOps,
   ...attentionOps,
   ...optimizerOps,
+  ...placementOps,
   ...collectiveOps,
 };
 

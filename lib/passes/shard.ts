@@ -7,6 +7,7 @@ import type { FactorMap, OpRecord } from "../ir/op.ts";
 import { type ReduceKind, type ValueSpec, axisName, sameAxes, specText } from "../ir/spec.ts";
 import { getOp } from "../ops/index.ts";
 import { elementOps } from "../ops/kernels.ts";
+import type { ReshardParams } from "../ops/placement.ts";
 import { GraphBuilder, GraphValueBuilder } from "./graph-builder.ts";
 
 /** What the shard pass needs to know beyond the graph. */
@@ -17,6 +18,8 @@ export interface ShardOptions {
   sourceSpec(node: Node): ValueSpec;
   /** Spec a result must have; null: any, partial included. */
   outputSpec(name: string): ValueSpec | null;
+  /** True for results that stay partial over the axes that do not split them. */
+  staysPartial?(name: string): boolean;
   /** Spec a result would best have, where that costs nothing; null: no wish. */
   wantedSpec?(name: string): ValueSpec | null;
 }
@@ -49,7 +52,7 @@ export function shard(graph: Graph, options: ShardOptions): Graph {
     const node = graph.nodes[graph.values[value]!.node]!;
     b.path = node.path;
     b.phase = node.phase;
-    const whole = spec === null ? map[value]! : b.toSpec(map[value]!, spec);
+    const whole = spec === null ? map[value]! : b.toSpec(map[value]!, spec, options.staysPartial?.(name));
     b.graph.outputs.push({ name, value: whole });
   }
   return b.graph;
@@ -81,6 +84,8 @@ class ShardBuilder extends GraphBuilder {
   readonly #sizes: Readonly<Record<string, number>>;
   /** Reshards already made: value and wanted spec -> value. */
   readonly #made = new Map<string, number>();
+  /** Set while an explicit reshard is made: it stays where it stands, and is nobody else's. */
+  #explicit = false;
 
   constructor(sizes: Readonly<Record<string, number>>) {
     super();
@@ -98,6 +103,7 @@ class ShardBuilder extends GraphBuilder {
   }
 
   override emit(op: string, inputs: readonly number[], params: Params = {}): number[] {
+    if (op === "reshard") return [this.#placed(inputs[0]!, params as ReshardParams)];
     const record = getOp(op);
     const { decompose } = record.sharding;
     const parts = decompose?.(
@@ -126,11 +132,22 @@ class ShardBuilder extends GraphBuilder {
     return outputs;
   }
 
-  /** Brings a value to exactly this spec. */
-  toSpec(value: number, target: ValueSpec): number {
-    const spec = this.#normal(target);
-    if (Object.keys(spec.partial).length > 0) throw new Error(`a result cannot be asked to be ${specText(spec)}`);
-    return this.#reshard(this.#reduced(value), spec.dims);
+  /** Brings a value to exactly this spec; with `staysPartial`, it stays partial over the axes that do not split it. */
+  toSpec(value: number, target: ValueSpec, staysPartial = false): number {
+    const { dims, partial } = this.#normal(target);
+    if (Object.keys(partial).length > 0) throw new Error(`a result cannot be asked to be ${specText(target)}`);
+    // What is split by axes that it is partial over is scattered first: less is left to reduce.
+    const scatters = dims.flat().some((axis) => axis in this.spec(value).partial);
+    if (staysPartial) return this.#reshard(value, dims);
+    return scatters ? this.#reduced(this.#reshard(value, dims)) : this.#reshard(this.#reduced(value), dims);
+  }
+
+  /** An explicit reshard, where it stands in the graph. */
+  #placed(value: number, { dims }: ReshardParams): number {
+    this.#explicit = true;
+    const placed = this.toSpec(value, { dims, partial: {} });
+    this.#explicit = false;
+    return placed;
   }
 
   /** A spec without axes of size 1. */
@@ -187,6 +204,11 @@ class ShardBuilder extends GraphBuilder {
   }
 
   #step(value: number, key: string, op: string, params: Params, spec: ValueSpec): number {
+    if (this.#explicit) {
+      const made = this.append(op, [value], params, [this.type(value)])[0]!;
+      this.graph.values[made]!.spec = spec;
+      return made;
+    }
     const name = `${value} ${this.phase === "update" ? "update" : ""} ${key}`;
     const known = this.#made.get(name);
     if (known !== undefined) return known;
@@ -217,7 +239,10 @@ class ShardBuilder extends GraphBuilder {
     return v;
   }
 
-  /** Gathers what is split otherwise than wanted (innermost axis first), then takes local parts. */
+  /**
+   * Gathers what is split otherwise than wanted (innermost axis first), then takes local parts: scattered sums along axes
+   * that the value is partial over, slices along others.
+   */
   #reshard(value: number, wanted: Dims): number {
     let v = value;
     wanted.forEach((axes, d) => {
@@ -231,11 +256,21 @@ class ShardBuilder extends GraphBuilder {
       }
     });
     wanted.forEach((axes, d) => {
-      const { dims, partial } = this.spec(v);
-      const rest = axes.slice(dims[d]!.length);
-      if (rest.length === 0) return;
-      const spec = { dims: dims.map((x, i) => (i === d ? axes : x)), partial };
-      v = this.#step(v, `slice ${specText(spec)}`, "shard_slice", { dim: d, axes: rest }, spec);
+      for (;;) {
+        const { dims, partial } = this.spec(v);
+        const have = dims[d]!.length;
+        if (have === axes.length) break;
+        const kind = partial[axes[have]!];
+        const first = axes.findIndex((axis, i) => i > have && axis in partial);
+        const stop = kind ? have + 1 : first < 0 ? axes.length : first;
+        const spec = { dims: dims.map((x, i) => (i === d ? axes.slice(0, stop) : x)), partial };
+        const part = { dim: d, axes: axes.slice(have, stop) };
+        if (kind) {
+          const rest = Object.fromEntries(Object.entries(partial).filter(([axis]) => axis !== axes[have]));
+          const scattered = { dims: spec.dims, partial: rest };
+          v = this.#step(v, `scatter ${specText(scattered)}`, "reduce_scatter", { ...part, kind }, scattered);
+        } else v = this.#step(v, `slice ${specText(spec)}`, "shard_slice", part, spec);
+      }
     });
     return v;
   }

@@ -15,6 +15,7 @@ import type { ForwardOptions } from "./forward.ts";
 import type { Placeable } from "./placement.ts";
 import type { TrainStepOptions } from "./step.ts";
 import type { BatchField } from "./trace.ts";
+import { defaultZero } from "./zero.ts";
 
 /** A batch's arrays by name. */
 type BatchArrays = Readonly<Record<string, ArrayLike<number>>>;
@@ -32,10 +33,11 @@ export function checkTrainOptions(mesh: Mesh, model: Placeable, options: TrainSt
   expectObject("optimizer", options.optimizer);
   expectFunction("optimizer.update", options.optimizer.update);
   checkForwardOptions(options.batch, options);
-  const { schedule = "1f1b", clipNorm = 0, seed = 0, stageOf } = options;
+  const { schedule = "1f1b", clipNorm = 0, seed = 0, zero = defaultZero, stageOf } = options;
   if (typeof schedule !== "string") throw new ConfigError(`schedule must be a name, not ${describe(schedule)}`);
   expectNotNegative("clipNorm", clipNorm);
   expectInteger("seed", seed, 0);
+  expectInteger("zero", zero, 1, 3);
   if (stageOf !== undefined) expectFunction("stageOf", stageOf);
 }
 

@@ -114,6 +114,7 @@ async function compileForward(
     schedule: forwardOnly,
     stageOfPath: (path) => placement.stages.stageOf(path),
     parameterSpec: (id) => placement.specOf(id),
+    usedSpec: (id) => placement.usedSpec(placement.parameterOf(id)),
     passes: { precision: options.precision ?? "f32" },
   });
   return new ForwardStep(new LoadedStep(mesh.engine, mesh.store, compiled), fields, options.batchSize);

@@ -7,6 +7,7 @@ import { type StageAssignment, assignStages } from "../passes/stages.ts";
 import type { Mesh } from "../tensor/mesh.ts";
 import type { Initial, Parameter } from "../tensor/parameter.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import { defaultZero, splitByFsdp, withoutFsdp, type ZeroLevel } from "./zero.ts";
 
 /** What can be placed: a model with parameters and, for pipelines, blocks in order. */
 export interface Placeable {
@@ -20,11 +21,16 @@ export class Placement {
   readonly mesh: Mesh;
   readonly parameters: readonly Parameter[];
   readonly stages: StageAssignment;
+  readonly zero: ZeroLevel;
   readonly #byId: ReadonlyMap<string, Parameter>;
 
-  /** `stageOf` places modules by the user's choice; else blocks are balanced by their cost. Throws PlanError. */
-  constructor(mesh: Mesh, model: Placeable, stageOf?: (path: string) => number) {
+  /**
+   * `stageOf` places modules by the user's choice; else blocks are balanced by their cost. `zero` says what the fsdp axis
+   * splits. Throws PlanError.
+   */
+  constructor(mesh: Mesh, model: Placeable, stageOf?: (path: string) => number, zero: ZeroLevel = defaultZero) {
     this.mesh = mesh;
+    this.zero = zero;
     this.parameters = model.parameters();
     this.#byId = new Map(this.parameters.map((p) => [p.id, p]));
     const blocks = model.pipelineBlocks?.() ?? [{ path: "", cost: 1 }];
@@ -39,18 +45,46 @@ export class Placement {
     return placement;
   }
 
-  /** A parameter's spec on this mesh: axes the mesh lacks split nothing. */
+  /** The spec with which a parameter is used on this mesh: axes the mesh lacks split nothing. */
+  usedSpec(parameter: Parameter): ValueSpec {
+    return withoutFsdp(this.#wished(parameter));
+  }
+
+  /** The spec in which a parameter lies on the devices. */
   spec(parameter: Parameter): ValueSpec {
+    return this.zero === 3 ? this.stateSpec(parameter) : this.usedSpec(parameter);
+  }
+
+  /** The spec of a parameter's optimizer state. */
+  stateSpec(parameter: Parameter): ValueSpec {
+    const used = this.usedSpec(parameter);
+    const d = this.#wished(parameter).dims.findIndex((axes) => axes.includes("fsdp"));
+    if (d < 0) return splitByFsdp(parameter.shape, used, this.mesh.layout);
+    return { ...used, dims: used.dims.map((axes, i) => (i === d ? [...axes, "fsdp"] : axes)) };
+  }
+
+  /** True when gradients are split as the optimizer's state is, in every microbatch. */
+  get splitsGradients(): boolean {
+    return this.zero > 1 && this.mesh.layout.size("fsdp") > 1;
+  }
+
+  #wished(parameter: Parameter): ValueSpec {
     const wished = toValueSpec(parameter.spec, parameter.shape.length);
     const dims = wished.dims.map((axes) => axes.filter((a) => this.mesh.layout.size(axisName(a)) > 1));
     return { dims, partial: {} };
   }
 
-  /** The spec of a parameter that a graph reads, or of its optimizer state. Throws PlanError for one that is not placed here. */
-  specOf(id: string): ValueSpec {
+  /** A parameter of the model by id, or the one of an optimizer state. Throws PlanError for one that is not placed here. */
+  parameterOf(id: string): Parameter {
     const parameter = this.#byId.get(id.split(":")[0]!);
-    if (parameter) return this.spec(parameter);
+    if (parameter) return parameter;
     throw new PlanError(`the function reads parameter ${id.split("@")[0]}, which is none of the model's`);
+  }
+
+  /** The spec of a parameter that a graph reads, or of its optimizer state, as it lies. Throws as parameterOf does. */
+  specOf(id: string): ValueSpec {
+    const parameter = this.parameterOf(id);
+    return id === parameter.id ? this.spec(parameter) : this.stateSpec(parameter);
   }
 
   /** Allocates a parameter (and fills it: with loaded values, or afresh) on the stages that read it. */

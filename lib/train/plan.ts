@@ -3,6 +3,7 @@ import { PlanError } from "../core/errors.ts";
 import type { CompiledStep, DevicePlan } from "../compile/step.ts";
 import type { Mesh } from "../tensor/mesh.ts";
 import type { Placement } from "./placement.ts";
+import { isState } from "./update.ts";
 
 /** Bytes and work of one device. */
 export interface PlannedDevice extends DevicePlan {
@@ -10,6 +11,9 @@ export interface PlannedDevice extends DevicePlan {
   readonly device: string;
   /** Arena and bound buffers together. */
   readonly bytes: number;
+  /** boundBytes by what they hold. */
+  readonly parameterBytes: number;
+  readonly stateBytes: number;
 }
 
 /** What a step will take. */
@@ -21,11 +25,19 @@ export class StepPlan {
 
   constructor(mesh: Mesh, compiled: CompiledStep, placement: Placement) {
     this.mesh = String(mesh.layout);
-    this.devices = compiled.devices.map((d) => ({
-      ...d,
-      device: `${mesh.engine.kind}:${d.rank}`,
-      bytes: d.arenaBytes + d.boundBytes,
-    }));
+    this.devices = compiled.devices.map((d) => {
+      const parameterBytes = compiled.bindings[d.rank]!.reduce(
+        (sum, id, i) => sum + (isState(id) ? 0 : compiled.bindingBytes[d.rank]![i]!),
+        0,
+      );
+      return {
+        ...d,
+        device: `${mesh.engine.kind}:${d.rank}`,
+        bytes: d.arenaBytes + d.boundBytes,
+        parameterBytes,
+        stateBytes: d.boundBytes - parameterBytes,
+      };
+    });
     const stages: string[][] = Array.from({ length: placement.stages.stages }, () => []);
     for (const [path, stage] of placement.stages.stageOfBlock) stages[stage]!.push(path);
     this.stages = stages;
@@ -48,16 +60,18 @@ export class StepPlan {
     const mib = (n: number): string => (n / 2 ** 20).toFixed(1).padStart(9);
     const lines = [
       `mesh ${this.mesh}, MiB per device`,
-      "device   stage     total    params  activations   scratch  instructions",
+      "device   stage     total    params     state gradients  activations   scratch  instructions",
     ];
     for (const d of this.devices) {
-      const slots = d.slotBytes * d.slots + d.stepBytes;
+      const kept = d.slotBytes * d.slots + d.stepBytes - d.cellBytes;
       const columns = [
         d.device.padEnd(8),
         String(d.stage).padStart(5),
         mib(d.bytes),
-        mib(d.boundBytes),
-        `    ${mib(slots)}`,
+        mib(d.parameterBytes),
+        mib(d.stateBytes),
+        mib(d.cellBytes),
+        `    ${mib(kept)}`,
         mib(d.scratchBytes),
       ];
       lines.push(`${columns.join(" ")} ${String(d.instructions).padStart(13)}`);

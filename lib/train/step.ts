@@ -12,13 +12,16 @@ import {
   compileStep,
   microbatchSizes,
 } from "../compile/step.ts";
+import type { ValueSpec } from "../ir/spec.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { scheduleMaker } from "../passes/schedule.ts";
 import type { Precision } from "../passes/precision.ts";
 import type { Mesh } from "../tensor/mesh.ts";
+import type { Parameter } from "../tensor/parameter.ts";
 import { checkBatch, checkTrainOptions } from "./check.ts";
 import { type Placeable, Placement, seedWords } from "./placement.ts";
 import { StepPlan } from "./plan.ts";
+import type { ZeroLevel } from "./zero.ts";
 import {
   type BatchField,
   type LossFunction,
@@ -52,6 +55,8 @@ export interface TrainStepOptions<Name extends string = string> {
   readonly clipNorm?: number;
   /** Of initial weights and dropout. */
   readonly seed?: number;
+  /** What the mesh's fsdp axis splits: 1 the optimizer's state, 2 gradients too, 3 (default) parameters too. */
+  readonly zero?: ZeroLevel;
   /** Pipeline stage of a module path; balanced by cost when absent. */
   readonly stageOf?: (path: string) => number;
   /** Told the seconds that each stage of compiling takes, as it is done. */
@@ -193,7 +198,7 @@ export function planTrainStep<Name extends string>(
   checkTrainOptions(mesh, model, options as TrainStepOptions);
   const stages = mesh.layout.size("pp");
   const microbatches = options.microbatches ?? (stages > 1 ? Math.min(2 * stages, options.batchSize) : 1);
-  const placement = new Placement(mesh, model, options.stageOf);
+  const placement = new Placement(mesh, model, options.stageOf, options.zero);
   const sizes = [...new Set(microbatchSizes(options.batchSize, microbatches))];
   const byId = parametersById(placement.parameters);
   const passes = { precision: options.precision ?? "f32", ...(options.onTime ? { onTime: options.onTime } : {}) };
@@ -219,15 +224,22 @@ export function planTrainStep<Name extends string>(
     },
     close: (stage, cells) => updateGraph(sourceOf(all), stage, cells),
   };
-  const specOf = (id: string): ReturnType<Placement["spec"]> => placement.specOf(id);
+  const gradientOf = (name: string) =>
+    name.startsWith("grad ") ? placement.parameterOf(ids[Number(name.slice(5))]!) : null;
+  const ofGradient = (name: string, spec: (p: Parameter) => ValueSpec): ValueSpec | null => {
+    const parameter = gradientOf(name);
+    return parameter && spec(parameter);
+  };
   const compiled = compileStep(step, {
     layout: mesh.layout,
     batchSize: options.batchSize,
     microbatches,
     schedule: scheduleMaker(options.schedule ?? "1f1b"),
     stageOfPath: (path) => placement.stages.stageOf(path),
-    parameterSpec: specOf,
-    wantedSpec: (name) => (name.startsWith("grad ") ? specOf(ids[Number(name.slice(5))]!) : null),
+    parameterSpec: (id) => placement.specOf(id),
+    usedSpec: (id) => placement.usedSpec(placement.parameterOf(id)),
+    cellSpec: (name) => (placement.splitsGradients ? ofGradient(name, (p) => placement.stateSpec(p)) : null),
+    wantedSpec: (name) => ofGradient(name, (p) => placement.usedSpec(p)),
     passes,
     refuseIdle: true,
   });
@@ -270,7 +282,8 @@ function updateSource(
     optimizer: options.optimizer,
     clipNorm: options.clipNorm ?? 0,
     stages,
-    splitOf: (p) => placement.spec(p).dims.flat().sort().join(),
+    stateSpec: (p) => placement.stateSpec(p),
+    specOf: (p) => placement.spec(p),
   };
 }
 
@@ -295,7 +308,7 @@ async function placeParameters(
     for (const name of source.optimizer.state) {
       const id = stateId(parameter, name);
       const { dtype, shape } = parameter;
-      mesh.store.allocate(id, { dtype, shape, spec: placement.spec(parameter), stages: stagesOf(id) });
+      mesh.store.allocate(id, { dtype, shape, spec: placement.stateSpec(parameter), stages: stagesOf(id) });
     }
   }
 }

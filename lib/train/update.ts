@@ -1,5 +1,6 @@
 // The end of a training step: gradients meet, their norm is taken, and every stage updates its parameters.
 import type { Graph } from "../ir/graph.ts";
+import { type ValueSpec, sameSpec } from "../ir/spec.ts";
 import { updateName } from "../compile/names.ts";
 import type { Cell } from "../compile/step.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
@@ -24,19 +25,31 @@ export interface UpdateSource {
   /** Largest norm of the whole gradient; 0: no clipping. */
   readonly clipNorm: number;
   readonly stages: number;
-  /** Axes that a parameter's spec splits, as one text: norms of alike parameters are summed over ranks together. */
-  splitOf(parameter: Parameter): string;
+  /** How a parameter lies on the devices. */
+  specOf(parameter: Parameter): ValueSpec;
+  /** How its optimizer state lies, and so its gradient and what is updated of it. */
+  stateSpec(parameter: Parameter): ValueSpec;
+}
+
+/** Axes that split what is updated, as one text: norms of alike parameters are summed over ranks together. */
+function splitOf(source: UpdateSource, { parameter }: Trained): string {
+  return source.stateSpec(parameter).dims.flat().sort().join();
 }
 
 /** Parameters in the order of the squared norms that a step returns: alike split ones together, each in canonical order. */
 export function normOrder(source: UpdateSource): Trained[] {
-  const kinds = [...new Set(source.trained.map((t) => source.splitOf(t.parameter)))];
-  return kinds.flatMap((kind) => source.trained.filter((t) => source.splitOf(t.parameter) === kind));
+  const kinds = [...new Set(source.trained.map((t) => splitOf(source, t)))];
+  return kinds.flatMap((kind) => source.trained.filter((t) => splitOf(source, t) === kind));
 }
 
 /** Id of an optimizer state tensor. */
 export function stateId(parameter: Parameter, name: string): string {
   return `${parameter.id}:${name}`;
+}
+
+/** True for ids of optimizer state tensors. */
+export function isState(id: string): boolean {
+  return id.includes(":");
 }
 
 /** The closing graph of a stage: outputs `loss <term>` (on the losses' stage), `gradNorm`, `squares`. */
@@ -53,7 +66,11 @@ export function updateGraph(source: UpdateSource, stage: number, cells: readonly
     if (!t.stages.includes(stage)) continue;
     b.path = t.parameter.path;
     const parts = t.reads.map((r) => cell(cellName.grad(r))).filter((v) => v !== null);
-    const own = parts.reduce((x, y) => b.add(x, y));
+    const own = placed(
+      b,
+      parts.reduce((x, y) => b.add(x, y)),
+      source.stateSpec(t.parameter),
+    );
     gradient.set(
       t,
       t.stages.length > 1 ? b.one("all_reduce", [own], { axes: ["pp"], stages: t.stages, kind: "sum" }) : own,
@@ -71,8 +88,11 @@ export function updateGraph(source: UpdateSource, stage: number, cells: readonly
     b.path = parameter.path;
     const read = (id: string): Sym =>
       b.one("parameter", [], { id, dtype: parameter.dtype, shape: [...parameter.shape] });
+    const whole = read(parameter.id);
+    const [stored, updated] = [source.specOf(parameter), source.stateSpec(parameter)];
+    const split = !sameSpec(stored, updated);
     const made = source.optimizer.update(b, {
-      parameter: read(parameter.id),
+      parameter: split ? placed(b, whole, updated) : whole,
       gradient: grad,
       state: source.optimizer.state.map((name) => read(stateId(parameter, name))),
       learningRate: lr,
@@ -81,7 +101,8 @@ export function updateGraph(source: UpdateSource, stage: number, cells: readonly
       gate,
       decays: parameter.decays,
     });
-    outputs.push({ name: `${updateName}${parameter.path}`, sym: made });
+    const kept = split ? b.one("assign", [whole, placed(b, made, stored)]) : made;
+    outputs.push({ name: `${updateName}${parameter.path}`, sym: kept });
   }
   b.path = "";
   for (const term of source.terms) {
@@ -91,6 +112,10 @@ export function updateGraph(source: UpdateSource, stage: number, cells: readonly
     outputs.push({ name: `loss ${term}`, sym: b.mul(sum, seed) });
   }
   return flatten([...outputs, { name: "gradNorm", sym: norm }, { name: "squares", sym: squares }]);
+}
+
+function placed(b: SymBuilder, value: Sym, { dims }: ValueSpec): Sym {
+  return b.one("reshard", [value], { dims });
 }
 
 function scalarInput(b: SymBuilder, name: string): Sym {
@@ -108,7 +133,7 @@ function squareVector(b: SymBuilder, source: UpdateSource, stage: number, gradie
   const order = normOrder(source);
   const kinds = new Map<string, Trained[]>();
   for (const t of order) {
-    const split = source.splitOf(t.parameter);
+    const split = splitOf(source, t);
     kinds.set(split, [...(kinds.get(split) ?? []), t]);
   }
   const parts = [...kinds.values()].map((group) => {

@@ -332,6 +332,8 @@ function collectiveCases(): Case[] {
     makeCase("all_to_all", { axes, splitDim: 0, joinDim: 1 }, [x]),
     makeCase("shard_slice", { axes, dim: 0 }, [x]),
     makeCase("broadcast_from", { axes, root: 0 }, [x]),
+    makeCase("reshard", { dims: [[], axes] }, [x]),
+    makeCase("assign", {}, [x, new Draw("assigned").uniform("f32", [4, 6])]),
   ];
 }
 

@@ -51,7 +51,7 @@ const strided: Wrap = (b, x, feed) => {
 };
 
 /** Results in place need operands that are buffers of their own. */
-const inPlace: readonly OpName[] = ["adamw", "sgd"];
+const inPlace: readonly OpName[] = ["adamw", "sgd", "assign"];
 /** With one device nothing is exchanged. */
 const collectives: readonly OpName[] = [
   "all_reduce",

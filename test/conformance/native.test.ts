@@ -25,7 +25,7 @@ const inserted: readonly OpName[] = [
   "broadcast_from",
 ];
 /** Updates take operands that are split alike. */
-const alike: readonly OpName[] = ["adamw", "sgd"];
+const alike: readonly OpName[] = ["adamw", "sgd", "assign"];
 
 type Splits = (c: Case, operand: number) => PartitionSpec;
 

@@ -236,6 +236,8 @@ export const references: { readonly [Name in OpName]: Reference<OpParams[Name]> 
   ...lossReference,
   ...attentionReference,
   ...optimizerReference,
+  reshard: same,
+  assign: ({ inputs }) => [inputs[1]!],
   all_reduce: same,
   all_gather: same,
   reduce_scatter: same,

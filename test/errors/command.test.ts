@@ -36,8 +36,8 @@ describe("errors of the command", () => {
       ["--mesh dp=5", 1, /devices with dp=4 would have no work in the whole step; use dp=4 or less \(ERR_PLAN\)/],
       ["--mesh tp=300", 1, /devices with tp=256 would have no work in the whole step; use tp=256 or less \(ERR_PLAN\)/],
       ["--mesh pp=7 --batch-size 8", 1, /blocks cannot fill 7 pipeline stages; use at most \d \(ERR_PLAN\)/],
-      ["--mesh fsdp=2", 1, /axis fsdp is not supported yet; use dp, tp and pp \(ERR_PLAN\)/],
-      ["--mesh cp=2", 1, /axis cp is not supported yet/],
+      ["--mesh fsdp=5", 1, /devices with fsdp=4 would have no work in the whole step; use fsdp=4 or less \(ERR_PLAN\)/],
+      ["--mesh cp=2", 1, /axis cp is not supported yet; use dp, fsdp, tp and pp \(ERR_PLAN\)/],
       ["--mesh ep=2", 1, /axis ep is not supported yet/],
     ];
     for (const [flags, code, message] of cases) {

@@ -7,11 +7,14 @@ import { type Cell, type CompiledStep, compileStep, microbatchSizes, type StepSo
 import { fromStorage, type StorageArray } from "../../lib/core/dtype.ts";
 import { sizeOf } from "../../lib/core/shape.ts";
 import type { Graph } from "../../lib/ir/graph.ts";
+import { MeshLayout } from "../../lib/ir/mesh.ts";
 import { graphText } from "../../lib/ir/print.ts";
+import { specText, toValueSpec, type ValueSpec } from "../../lib/ir/spec.ts";
 import { scheduleMaker } from "../../lib/passes/schedule.ts";
 import { gradients } from "../../lib/tensor/grad.ts";
 import type { Mesh } from "../../lib/tensor/mesh.ts";
 import { flatten, type Sym, SymBuilder } from "../../lib/tensor/trace.ts";
+import { splitByFsdp, type ZeroLevel } from "../../lib/train/zero.ts";
 import { combine, type Dense, dense, narrow } from "../conformance/dense.ts";
 import { Draw } from "../conformance/draw.ts";
 import { evaluate } from "../conformance/evaluate.ts";
@@ -27,6 +30,8 @@ interface Plan {
   readonly axes: Readonly<Record<string, number>>;
   readonly batch: number;
   readonly microbatches: number;
+  /** What an fsdp axis splits of the parameters beside samples. */
+  readonly zero: ZeroLevel;
   readonly schedule: string;
   readonly unbuffered: boolean;
   /** Of f32 programs; f64 is never narrowed. */
@@ -48,6 +53,10 @@ const meshes: readonly Readonly<Record<string, number>>[] = [
   { pp: 2, tp: 2 },
   { dp: 2, tp: 2 },
   { dp: 2, fsdp: 2 },
+  { fsdp: 2 },
+  { fsdp: 3 },
+  { fsdp: 2, tp: 2 },
+  { pp: 2, fsdp: 2 },
 ];
 
 const plans: fc.Arbitrary<Plan> = fc.record({
@@ -55,6 +64,7 @@ const plans: fc.Arbitrary<Plan> = fc.record({
   axes: fc.constantFrom(...meshes),
   batch: fc.integer({ min: 1, max: 7 }),
   microbatches: fc.integer({ min: 1, max: 4 }),
+  zero: fc.constantFrom(1, 2, 3),
   schedule: fc.constantFrom("gpipe", "1f1b"),
   unbuffered: fc.boolean(),
   precision: fc.constantFrom("f32", "bf16"),
@@ -73,7 +83,7 @@ function found(
   });
   const leaves = shapes.map((shape) => ({ shape, seed: 0, places: [1, 1], reversed: false }));
   const recipe = { dtype: "f64" as const, axes: {}, leaves, steps, differentiate: false };
-  return { recipe, axes, batch, microbatches, schedule: "gpipe", unbuffered: true, precision: "f32" };
+  return { recipe, axes, batch, microbatches, zero: 3, schedule: "gpipe", unbuffered: true, precision: "f32" };
 }
 
 /** Programs that went wrong once, run first each time. */
@@ -126,26 +136,68 @@ function traceMicro({ recipe, axes }: Plan, n: number): Graph {
   return flatten([{ name: "loss", sym: loss }, ...named]);
 }
 
-/** Gives every cell twice itself. */
-function traceClose(cells: readonly Cell[]): Graph | null {
+/** How parameters lie: leaves' splits over the other axes, and more of them split by fsdp, as the level says. */
+class Split {
+  readonly #plan: Plan;
+  readonly #layout: MeshLayout;
+
+  constructor(plan: Plan) {
+    this.#plan = plan;
+    this.#layout = new MeshLayout(plan.axes);
+  }
+
+  used(id: string): ValueSpec {
+    const leaf = this.#plan.recipe.leaves[Number(id.slice(1))]!;
+    const axes = this.#layout.axes.filter((axis) => axis !== "pp" && axis !== "fsdp");
+    return toValueSpec(specOf(leaf, axes), leaf.shape.length);
+  }
+
+  state(id: string): ValueSpec {
+    return splitByFsdp(this.#plan.recipe.leaves[Number(id.slice(1))]!.shape, this.used(id), this.#layout);
+  }
+
+  stored(id: string): ValueSpec {
+    return this.#plan.zero === 3 ? this.state(id) : this.used(id);
+  }
+
+  /** Of a gradient's cell. */
+  cell(name: string): ValueSpec | null {
+    return name === "loss" || this.#plan.zero === 1 ? null : this.state(`p${name.slice(1)}`);
+  }
+}
+
+/** Gives every cell twice itself, and every parameter moved by its gradient, as updates are made. */
+function traceClose(plan: Plan, cells: readonly Cell[]): Graph | null {
   const b = new SymBuilder();
-  const twice = cells.map(({ name, type }) => {
-    const cell = b.one("input", [], { name, dtype: type.dtype, shape: [...type.shape] });
-    return { name: `twice ${name}`, sym: b.mul(cell, 2) };
+  const split = new Split(plan);
+  const results = cells.flatMap(({ name, type }) => {
+    const { dtype, shape } = type;
+    const cell = b.one("input", [], { name, dtype, shape: [...shape] });
+    const twice = { name: `twice ${name}`, sym: b.mul(cell, 2) };
+    if (name === "loss") return [twice];
+    const id = `p${name.slice(1)}`;
+    const place = (x: Sym, { dims }: ValueSpec): Sym => b.one("reshard", [x], { dims });
+    const parameter = place(b.one("parameter", [], { id, dtype, shape: [...shape] }), split.state(id));
+    const moved = b.add(parameter, place(cell, split.state(id)));
+    return [twice, { name: `moved ${name}`, sym: place(moved, split.stored(id)) }];
   });
-  return twice.length === 0 ? null : flatten(twice);
+  return results.length === 0 ? null : flatten(results);
 }
 
 function reference(plan: Plan, { x, samples }: ReturnType<typeof drawBatch>): Map<string, Dense> {
   const total = new Map<string, Dense>();
+  const parameters = parametersOf(plan.recipe);
   let start = 0;
   for (const n of microbatchSizes(plan.batch, plan.microbatches)) {
     const part = (whole: Dense): Dense => narrow(whole, 0, start, start + n);
-    const feeds = new Map([...parametersOf(plan.recipe), ["x", part(x)] as const, ["samples", part(samples)] as const]);
+    const feeds = new Map([...parameters, ["x", part(x)] as const, ["samples", part(samples)] as const]);
+    const add = (name: string, y: Dense, first: Dense | undefined): void => {
+      const sum = total.get(name) ?? first;
+      total.set(name, sum === undefined ? y : combine(sum, y, (a, c) => a + c));
+    };
     for (const [name, y] of evaluate(traceMicro(plan, n), feeds)) {
-      const twice = { ...y, data: y.data.map((v) => 2 * v) };
-      const sum = total.get(name);
-      total.set(name, sum === undefined ? twice : combine(sum, twice, (a, c) => a + c));
+      add(`twice ${name}`, { ...y, data: y.data.map((v) => 2 * v) }, undefined);
+      if (name !== "loss") add(`moved ${name}`, y, parameters.get(`p${name.slice(1)}`));
     }
     start += n;
   }
@@ -155,13 +207,14 @@ function reference(plan: Plan, { x, samples }: ReturnType<typeof drawBatch>): Ma
 function compile(plan: Plan, mesh: Mesh<string>): CompiledStep {
   const { recipe, batch, microbatches, schedule } = plan;
   const { dtype, leaves } = recipe;
+  const split = new Split(plan);
   const source: StepSource = {
     inputs: [
       { name: "x", dtype, shape: leaves[0]!.shape.slice(0, 2), batch: true },
       { name: "samples", dtype: "i32", shape: [], batch: true },
     ],
     micro: (n) => traceMicro(plan, n),
-    close: (_, cells) => traceClose(cells),
+    close: (_, cells) => traceClose(plan, cells),
   };
   return compileStep(source, {
     layout: mesh.layout,
@@ -169,7 +222,9 @@ function compile(plan: Plan, mesh: Mesh<string>): CompiledStep {
     microbatches,
     schedule: scheduleMaker(schedule),
     stageOfPath: (path) => Number(path.slice("stage".length)),
-    parameterSpec: (id) => mesh.store.type(id).spec,
+    parameterSpec: (id) => split.stored(id),
+    usedSpec: (id) => split.used(id),
+    cellSpec: (name) => split.cell(name),
     passes: { precision: plan.precision },
   });
 }
@@ -181,11 +236,10 @@ async function runOn(
   { x, samples }: ReturnType<typeof drawBatch>,
 ): Promise<Map<string, Dense>> {
   const parameters = parametersOf(plan.recipe);
-  const axes = mesh.layout.axes.filter((axis) => axis !== "pp");
+  const split = new Split(plan);
   try {
     for (const [id, { dtype, shape, data }] of parameters) {
-      const spec = mesh.valueSpec(specOf(plan.recipe.leaves[Number(id.slice(1))]!, axes), shape);
-      mesh.store.allocate(id, { dtype, shape, spec });
+      mesh.store.allocate(id, { dtype, shape, spec: split.stored(id) });
       mesh.store.write(id, dtype === "f64" ? Float64Array.from(data) : Float32Array.from(data));
     }
     const compiled = compile(plan, mesh);
@@ -194,7 +248,7 @@ async function runOn(
     for (let k = 0; k < 2; k++) results.push(await loaded.run({ x: x.data, samples: samples.data }));
     assert.deepEqual(results[1], results[0], "the second run gave other bits");
     const read = ({ name, dtype, shape }: CompiledStep["outputs"][number]): [string, Dense] => [
-      name.slice("twice ".length),
+      name,
       dense(dtype, shape, fromStorage(dtype, results[0]!.get(name)!)),
     ];
     return new Map(compiled.outputs.map(read));
@@ -227,12 +281,8 @@ async function check(plan: Plan, open: Meshes): Promise<void> {
     await open.close();
     const { recipe, ...how } = plan;
     const sizes = microbatchSizes(plan.batch, plan.microbatches);
-    const specs = recipe.leaves.map((l) =>
-      specOf(
-        l,
-        Object.keys(plan.axes).filter((a) => a !== "pp"),
-      ),
-    );
+    const split = new Split(plan);
+    const specs = recipe.leaves.map((_, i) => specText(split.stored(`p${i}`)));
     const where = `${JSON.stringify(how)}, leaves split ${JSON.stringify(specs)}`;
     throw new Error(`${(error as Error).message}\n${where}\n${graphText(traceMicro(plan, sizes[0]!))}`, {
       cause: error,

@@ -59,6 +59,7 @@ interface Layout {
   readonly axes: Readonly<Record<string, number>>;
   readonly microbatches: number;
   readonly schedule?: string;
+  readonly zero?: 1 | 2 | 3;
 }
 
 const layouts: readonly Layout[] = [
@@ -68,6 +69,13 @@ const layouts: readonly Layout[] = [
   { axes: { dp: 2 }, microbatches: 3 },
   { axes: { dp: 3 }, microbatches: 2 },
   { axes: { fsdp: 2 }, microbatches: 2 },
+  { axes: { fsdp: 3 }, microbatches: 1, zero: 1 },
+  { axes: { fsdp: 3 }, microbatches: 2, zero: 2 },
+  { axes: { fsdp: 2, tp: 2 }, microbatches: 1, zero: 3 },
+  { axes: { dp: 2, fsdp: 2 }, microbatches: 2, zero: 3 },
+  { axes: { pp: 2, fsdp: 2 }, microbatches: 3, zero: 1 },
+  { axes: { pp: 2, fsdp: 2 }, microbatches: 3, zero: 2 },
+  { axes: { pp: 2, fsdp: 2, tp: 2 }, microbatches: 2, zero: 3 },
   { axes: { tp: 2 }, microbatches: 1 },
   { axes: { tp: 3 }, microbatches: 2 },
   { axes: { pp: 2 }, microbatches: 4, schedule: "gpipe" },
@@ -78,6 +86,10 @@ const layouts: readonly Layout[] = [
   { axes: { pp: 2, dp: 2, tp: 2 }, microbatches: 5 },
 ];
 
+function layoutText({ axes, microbatches, zero }: Layout): string {
+  return `${JSON.stringify(axes)}${zero ? ` (ZeRO-${zero})` : ""} in ${microbatches} microbatches`;
+}
+
 const batchSize = 5;
 const length = 7;
 const steps = 3;
@@ -87,7 +99,10 @@ interface Trained {
   readonly weights: ReadonlyMap<string, readonly number[]>;
 }
 
-async function train(config: ModelConfig, { axes, microbatches, schedule = "1f1b" }: Layout): Promise<Trained> {
+async function train(
+  config: ModelConfig,
+  { axes, microbatches, schedule = "1f1b", zero = 3 }: Layout,
+): Promise<Trained> {
   await using mesh = await Mesh.open({ device: "cpu", axes, threads: 1, timeoutMs: 20_000 });
   const model = createModel(config);
   using step = await trainStep(mesh, model, {
@@ -98,6 +113,7 @@ async function train(config: ModelConfig, { axes, microbatches, schedule = "1f1b
     batch: { inputs: { dtype: "i32", shape: [length] }, targets: { dtype: "i32", shape: [length] } },
     microbatches,
     schedule,
+    zero,
     clipNorm: 1,
     seed: 3,
   });
@@ -129,7 +145,7 @@ describe("training", function () {
       whole = await train(config, layouts[0]!);
     });
     for (const layout of layouts.slice(1)) {
-      it(`${name} on ${JSON.stringify(layout.axes)} in ${layout.microbatches} microbatches is as on one device`, async () => {
+      it(`${name} on ${layoutText(layout)} is as on one device`, async () => {
         const { results, weights } = await train(config, layout);
         results.forEach((result, k) => {
           assertNear(result.loss, whole.results[k]!.loss, 1e-4, `loss of step ${k + 1}`);

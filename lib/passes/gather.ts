@@ -1,0 +1,60 @@
+// Gathering: parameters that lie split over more axes than they are used with (ZeRO-3) are gathered where they are read.
+import { dtypeSize } from "../core/dtype.ts";
+import type { Graph, Node } from "../ir/graph.ts";
+import { type ValueSpec, sameSpec } from "../ir/spec.ts";
+import { GraphBuilder } from "./graph-builder.ts";
+
+/** What the pass needs to know beyond the graph. */
+export interface GatherOptions {
+  /** Spec of a parameter as it lies on the devices. */
+  storedSpec(node: Node): ValueSpec;
+  /** Spec with which a parameter is read. */
+  usedSpec(node: Node): ValueSpec;
+  /** Segment and stage of a node: each gathers for itself, and forgets after use. */
+  room(node: Node): string;
+}
+
+/**
+ * Puts a reshard between a parameter and its readers, one for each room. A cast to a smaller dtype is done on the shards,
+ * so that the smaller one is gathered. Updates read parameters as they lie.
+ */
+export function gatherParameters(graph: Graph, options: GatherOptions): Graph {
+  const used = storedValues(graph, options);
+  if (used.size === 0) return graph;
+  const b = new GraphBuilder();
+  const map = new Array<number>(graph.values.length);
+  const gathered = new Map<string, number>();
+  const gather = (value: number, node: Node): number => {
+    const key = `${value} ${options.room(node)}`;
+    const known = gathered.get(key) ?? b.emit("reshard", [map[value]!], { dims: used.get(value)!.dims })[0]!;
+    gathered.set(key, known);
+    return known;
+  };
+  for (const node of graph.nodes) {
+    b.path = node.path;
+    b.phase = node.phase;
+    const onShard = node.phase === "update" || used.has(node.outputs[0]!);
+    const inputs = node.inputs.map((v) => (used.has(v) && !onShard ? gather(v, node) : map[v]!));
+    const types = node.outputs.map((v) => graph.values[v]!.type);
+    for (const [i, v] of b.append(node.op, inputs, node.params, types).entries()) map[node.outputs[i]!] = v;
+  }
+  for (const { name, value } of graph.outputs) b.graph.outputs.push({ name, value: map[value]! });
+  return b.graph;
+}
+
+/** Parameters that are gathered for use, and their casts to smaller dtypes: the specs with which they are read. */
+function storedValues(graph: Graph, options: GatherOptions): Map<number, ValueSpec> {
+  const used = new Map<number, ValueSpec>();
+  const bytes = (value: number): number => dtypeSize(graph.values[value]!.type.dtype);
+  for (const node of graph.nodes) {
+    const output = node.outputs[0]!;
+    if (node.op === "parameter") {
+      const spec = options.usedSpec(node);
+      if (!sameSpec(spec, options.storedSpec(node))) used.set(output, spec);
+    } else if (node.op === "cast" && node.phase !== "update") {
+      const spec = used.get(node.inputs[0]!);
+      if (spec && bytes(output) < bytes(node.inputs[0]!)) used.set(output, spec);
+    }
+  }
+  return used;
+}
