@@ -4,12 +4,17 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "backend/kernel.h"
 
 namespace meshwork::cuda {
 
-class Libraries;  // cuBLASLt and NVRTC, where they were found: libraries.h
+// What the kernels of a family keep from call to call on a device (handles, descriptors, compiled kernels).
+struct KernelState {
+  virtual ~KernelState() = default;
+};
+enum StateSlot { kMatmulState, kElementwiseState, kAttentionState, kStateSlots };
 
 // Belongs to one rank and is used by its thread alone. Several ranks may share a GPU: each has a Device of its own.
 struct Device {
@@ -23,8 +28,7 @@ struct Device {
   // Scratch of the running kernel, in order on the compute stream: a kernel finds there what the last one left.
   std::byte* workspace = nullptr;
   int64_t workspaceBytes = 0;
-  // What kernels keep from call to call on this device (descriptors, handles, loaded modules), by a key of their own.
-  void* libraries = nullptr;
+  std::unique_ptr<KernelState> states[kStateSlots];  // made by the family's first call (or prepare); any type of theirs
 
   // The first failure since the run began; later ones are its consequences. Null: none.
   const char* failedCall = nullptr;
