@@ -15,7 +15,7 @@ async function measure(axes: Record<string, number>): Promise<Row[]> {
     const model = new nn.GPT2(workloads.gpt2.config);
     const times = new Map<string, number>();
     const began = performance.now();
-    const { plan } = planTrainStep(mesh, model, {
+    const { plan } = await planTrainStep(mesh, model, {
       ...stepOptions(model, workloads.gpt2),
       onTime: (stage, seconds) => times.set(stage, (times.get(stage) ?? 0) + seconds),
     });

@@ -18,12 +18,9 @@ import type { CompiledStep, DevicePlan } from "./step.ts";
 export function assemblePrograms(input: RoleInput): CompiledStep {
   const { options, source, sizes } = input;
   const { layout } = options;
-  const stages = layout.size("pp");
   if (options.refuseIdle) refuseIdleDevices(input);
   const { passes } = options;
-  const planned = timed(passes, "schedule", () =>
-    pipelineActions(options.schedule(stages, sizes.length), boundaryOf(input.micro)),
-  );
+  const planned = timed(passes, "schedule", () => pipelineActions(options.schedule, boundaryOf(input.micro)));
   timed(passes, "prove", () => prove(planned.devices, { microbatches: sizes.length, slots: planned.slots }));
   const staging = stagingLayout(
     source.inputs.map((i) => ({

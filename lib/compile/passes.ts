@@ -30,7 +30,8 @@ export function timed<T>(options: Pick<PassOptions, "onTime">, stage: string, ru
   return result;
 }
 
-const verifyByDefault = process.env.MESHWORK_VERIFY === "1";
+/** Whether graphs are checked where PassOptions do not say. */
+export const verifyByDefault = process.env.MESHWORK_VERIFY === "1";
 
 /** Where a graph's values come from. */
 export interface GraphSources {

@@ -2,12 +2,14 @@
 // Training, evaluation and single evaluations of a function are all steps.
 import type { DType } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
-import type { Graph, TensorType } from "../ir/graph.ts";
+import { type Graph, newGraph, type Node, type TensorType } from "../ir/graph.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
 import { batchAxes } from "../ir/mesh.ts";
 import { type ValueSpec, replicated } from "../ir/spec.ts";
-import type { ScheduleMaker } from "../passes/schedule.ts";
+import { cutByStage } from "../passes/close.ts";
+import type { Schedule } from "../passes/schedule.ts";
 import { stageGraph } from "../passes/stage.ts";
+import { stageOfModule } from "../passes/stages.ts";
 import { alikeGraphs } from "./alike.ts";
 import { type MicroGraph, tagCrossings } from "./boundary.ts";
 import { updateName } from "./names.ts";
@@ -33,41 +35,64 @@ export interface Cell {
   readonly stage: number;
 }
 
-/** What to compile. Graphs have global shapes of one microbatch and name cells and inputs by `input` nodes. */
+/**
+ * What to compile: plain data, so that it can be sent to a worker. Graphs have global shapes of one microbatch and name cells
+ * and inputs by `input` nodes.
+ */
 export interface StepSource {
   readonly inputs: readonly StepInput[];
-  /** Graph of a microbatch of so many samples; its outputs are added up in cells of their names. */
-  micro(samples: number): Graph;
+  /** Graphs of a microbatch, by its number of samples (all of microbatchSizes()); outputs are added up in cells of their names. */
+  readonly micro: ReadonlyMap<number, Graph>;
   /**
-   * Runs over all microbatches before the first: a graph whose outputs are added up in cells, and one that turns those
-   * cells into others (`outputs` become cells of their names), which the microbatches read. On the stage of `at`'s cell.
+   * Runs over all microbatches before the first: graphs (by samples) whose outputs are added up in cells, and one that turns
+   * those cells into others (`outputs` become cells of their names), which the microbatches read. On the stage of `at`'s cell.
    */
-  readonly prologue?: { graph(samples: number): Graph; close: Graph; at: string };
-  /** Told which cells there are and on which stage, before close() is asked for. */
-  onCells?(cells: readonly Cell[]): void;
-  /** Graph of a stage after the last microbatch, from cells and parameters to results; null where there is nothing to do. */
-  close(stage: number, cells: readonly Cell[]): Graph | null;
+  readonly prologue?: { readonly graphs: ReadonlyMap<number, Graph>; readonly close: Graph; readonly at: string };
+  /**
+   * After the last microbatch, from cells, inputs and parameters to results: written as if for one device; it is cut into
+   * stages (lib/passes/close.ts) once it is known where cells lie.
+   */
+  readonly closing: Graph;
 }
 
-/** How to compile it. */
+/** How to compile it: plain data but for the callbacks of `passes`. */
 export interface StepOptions {
   readonly layout: MeshLayout;
   /** Samples of the whole batch (0: no batch inputs; one microbatch). */
   readonly batchSize: number;
   readonly microbatches: number;
-  readonly schedule: ScheduleMaker;
-  stageOfPath(path: string): number | undefined;
-  /** Spec of a parameter (or of any persistent tensor) by id. */
-  parameterSpec(id: string): ValueSpec;
-  /** Spec with which microbatches read a parameter; as it lies when absent. */
-  usedSpec?(id: string): ValueSpec;
-  /** Spec a cell must have, while it may be partial over axes that do not split it; null: any. */
-  cellSpec?(name: string): ValueSpec | null;
-  /** Spec a cell would best have. */
-  wantedSpec?(name: string): ValueSpec | null;
+  readonly schedule: Schedule;
+  /** Pipeline stages of the model's blocks, by path; modules inside a block follow it. */
+  readonly stageOfBlock: ReadonlyMap<string, number>;
+  /** Specs of the parameters (and any other persistent tensors) that the graphs read, by id. */
+  readonly parameterSpecs: ReadonlyMap<string, ValueSpec>;
+  /** Specs with which microbatches read parameters, by id; as they lie where missing. */
+  readonly usedSpecs?: ReadonlyMap<string, ValueSpec>;
+  /** Specs that cells must have, while they may be partial over axes that do not split them, by name. */
+  readonly cellSpecs?: ReadonlyMap<string, ValueSpec>;
+  /** Specs that cells would best have, by name. */
+  readonly wantedSpecs?: ReadonlyMap<string, ValueSpec>;
   readonly passes: PassOptions;
   /** Refuse a mesh on which a device would have nothing to do in the whole step. */
   readonly refuseIdle?: boolean;
+}
+
+/** A step that only computes a graph: of parameters, once, without a batch. */
+export function functionSource(graph: Graph): StepSource {
+  return { inputs: [], micro: new Map([[0, newGraph()]]), closing: graph };
+}
+
+/** All graphs of a step. */
+export function graphsOf({ micro, prologue, closing }: StepSource): Graph[] {
+  return [...micro.values(), ...(prologue ? [...prologue.graphs.values(), prologue.close] : []), closing];
+}
+
+/** Specs of all persistent tensors that a step's graphs read, each asked for once. */
+export function parameterSpecs(source: StepSource, specOf: (id: string) => ValueSpec): Map<string, ValueSpec> {
+  const ids = graphsOf(source).flatMap(({ nodes }) =>
+    nodes.flatMap(({ op, params }) => (op === "parameter" ? [params.id as string] : [])),
+  );
+  return new Map([...new Set(ids)].map((id) => [id, specOf(id)]));
 }
 
 /** Where a fed input or a fetched result lies in the staging memory. */
@@ -129,15 +154,35 @@ export function compileStep(source: StepSource, options: StepOptions): CompiledS
   }
   const micro = microGraphs(source, options, sizes);
   const cells = cellsOf(micro, stages);
-  source.onCells?.(cells);
   const prologue = compilePrologue(source, options, sizes, cells);
-  const closing = Array.from({ length: stages }, (_, s) => {
+  return assemblePrograms({
+    source,
+    options,
+    sizes,
+    micro,
+    cells,
+    prologue,
+    closing: closeStages(source, options, cells, prologue),
+  });
+}
+
+/** Each stage's closing graph, sharded. */
+function closeStages(
+  source: StepSource,
+  options: StepOptions,
+  cells: readonly Cell[],
+  prologue: Prologue | null,
+): (Graph | null)[] {
+  const stageOf = new Map(cells.map((c) => [c.name, c.stage]));
+  for (const { name } of prologue?.close.outputs ?? []) stageOf.set(name, prologue!.stage);
+  const parts = timed(options.passes, "close", () =>
+    cutByStage(source.closing, options.layout.size("pp"), (name) => stageOf.get(name)),
+  );
+  return parts.map((graph, s) => {
     const own = cells.filter((c) => c.stage === s);
-    const graph = timed(options.passes, "trace", () => source.close(s, own));
     const whole = { outputsWhole: true, staysSplit: (name: string) => name.startsWith(updateName) };
     return graph && runGraphPasses(graph, { ...shardSources(source, options, own), ...whole }, options.passes);
   });
-  return assemblePrograms({ source, options, sizes, micro, cells, prologue, closing });
 }
 
 /** The microbatch graphs of all sizes, sharded and staged. */
@@ -145,16 +190,15 @@ function microGraphs(source: StepSource, options: StepOptions, sizes: readonly n
   const graphs = alikeGraphs([...new Set(sizes)], (n, fixed) => {
     const sources = {
       ...shardSources(source, options, []),
-      outputSpec: (name: string) => fixed.get(name) ?? options.cellSpec?.(name) ?? null,
+      outputSpec: (name: string) => fixed.get(name) ?? options.cellSpecs?.get(name) ?? null,
       staysPartial: (name: string) => !fixed.has(name),
-      ...(options.wantedSpec ? { wantedSpec: options.wantedSpec } : {}),
+      wantedSpec: (name: string) => options.wantedSpecs?.get(name) ?? null,
     };
-    const traced = timed(options.passes, "trace", () => source.micro(n));
-    return runGraphPasses(traced, sources, options.passes);
+    return runGraphPasses(ofSize(source.micro, n), sources, options.passes);
   });
   const stages = options.layout.size("pp");
   const staged = [...graphs].map(([n, graph]) => {
-    const cut = timed(options.passes, "stage", () => stageGraph(graph, stages, options.stageOfPath));
+    const cut = timed(options.passes, "stage", () => stageGraph(graph, stages, stageOfPath(options)));
     return [n, { graph, staged: cut }] as const;
   });
   return tagCrossings(new Map(staged));
@@ -168,6 +212,16 @@ export interface Prologue {
   readonly close: Graph;
 }
 
+function ofSize(graphs: ReadonlyMap<number, Graph>, samples: number): Graph {
+  const graph = graphs.get(samples);
+  if (graph) return graph;
+  throw new PlanError(`the step has no graph for microbatches of ${samples} samples`);
+}
+
+function stageOfPath({ stageOfBlock }: StepOptions): (path: string) => number | undefined {
+  return (path) => stageOfModule(stageOfBlock, path);
+}
+
 function compilePrologue(
   source: StepSource,
   options: StepOptions,
@@ -175,12 +229,11 @@ function compilePrologue(
   cells: readonly Cell[],
 ): Prologue | null {
   if (!source.prologue) return null;
-  const { at, close } = source.prologue;
+  const { at, close, graphs: traced } = source.prologue;
   const stage = cells.find((c) => c.name === at)?.stage ?? options.layout.size("pp") - 1;
-  const { graph: trace } = source.prologue;
   const graphs = alikeGraphs([...new Set(sizes)], (n, fixed) => {
     const outputSpec = (name: string): ValueSpec | null => fixed.get(name) ?? null;
-    return runGraphPasses(trace(n), { ...shardSources(source, options, []), outputSpec }, options.passes);
+    return runGraphPasses(ofSize(traced, n), { ...shardSources(source, options, []), outputSpec }, options.passes);
   });
   const first = graphs.get(sizes[0]!)!;
   const own = first.outputs.map(({ name, value }) => ({
@@ -212,14 +265,19 @@ function cellsOf(micro: ReadonlyMap<number, MicroGraph>, stages: number): Cell[]
 
 function shardSources(source: StepSource, options: StepOptions, cells: readonly Cell[]): GraphSources {
   const stages = options.layout.size("pp");
-  const { usedSpec } = options;
+  const stageOf = stageOfPath(options);
+  const { usedSpecs } = options;
+  const usedSpec = (node: Node): ValueSpec => {
+    const id = node.params.id as string;
+    return usedSpecs?.get(id) ?? parameterSpec(options, id);
+  };
   return {
     layout: options.layout,
-    ...(usedSpec ? { usedSpec: (node) => usedSpec(node.params.id as string) } : {}),
-    room: ({ phase, path }) => `${phase} ${stages === 1 ? 0 : path === "" ? "?" : options.stageOfPath(path)}`,
+    ...(usedSpecs ? { usedSpec } : {}),
+    room: ({ phase, path }) => `${phase} ${stages === 1 ? 0 : path === "" ? "?" : stageOf(path)}`,
     sourceSpec: (node) => {
       const shape = node.params.shape as readonly number[];
-      if (node.op === "parameter") return options.parameterSpec(node.params.id as string);
+      if (node.op === "parameter") return parameterSpec(options, node.params.id as string);
       const name = node.params.name as string;
       const input = source.inputs.find((i) => i.name === name);
       if (input?.batch) {
@@ -231,4 +289,10 @@ function shardSources(source: StepSource, options: StepOptions, cells: readonly 
       return cells.find((c) => c.name === name)?.spec ?? replicated(shape.length);
     },
   };
+}
+
+function parameterSpec({ parameterSpecs: specs }: StepOptions, id: string): ValueSpec {
+  const spec = specs.get(id);
+  if (spec) return spec;
+  throw new PlanError(`the step reads parameter ${id.split("@")[0]}, whose spec is not given`);
 }

@@ -135,6 +135,59 @@ export class FileError extends MeshworkError {
   }
 }
 
+/** An error as plain data that can be sent between threads, which Error objects cannot without losing their class. */
+export interface ErrorData {
+  readonly name: string;
+  readonly message: string;
+  readonly stack: string | undefined;
+  readonly details: ErrorDetails;
+  readonly cause?: unknown;
+}
+
+const errorClasses: ReadonlyMap<string, new (message: string, options?: ErrorOptionsWithDetails) => MeshworkError> =
+  new Map(
+    [
+      ShapeError,
+      DTypeError,
+      ShardingError,
+      MeshError,
+      PlanError,
+      StaleTensorError,
+      DeviceError,
+      CollectiveTimeoutError,
+      CheckpointError,
+      DataError,
+      ConfigError,
+      UsageError,
+      NonFiniteError,
+      ProgramError,
+      AbortedError,
+      FileError,
+    ].map((errorClass) => [errorClass.name, errorClass]),
+  );
+
+/** An error as data. Causes that are meshwork errors become data too; others are kept. */
+export function errorToData(error: MeshworkError): ErrorData {
+  const { name, message, stack, details, cause } = error;
+  const sent = cause instanceof MeshworkError ? errorToData(cause) : cause;
+  return { name, message, stack, details, ...(cause === undefined ? {} : { cause: sent }) };
+}
+
+/** The error that was sent, of the same class. */
+export function errorFromData({ name, message, stack, details, cause }: ErrorData): MeshworkError {
+  const made = errorClasses.get(name) ?? ProgramError;
+  const error = new made(message, {
+    details,
+    ...(cause === undefined ? {} : { cause: isErrorData(cause) ? errorFromData(cause) : cause }),
+  });
+  if (stack !== undefined) error.stack = stack;
+  return error;
+}
+
+function isErrorData(value: unknown): value is ErrorData {
+  return typeof value === "object" && value !== null && "name" in value && errorClasses.has(String(value.name));
+}
+
 /** True for errors of the operating system, whose `code` is an errno name such as `ENOENT`. */
 export function isSystemError(error: unknown): error is NodeJS.ErrnoException {
   return error instanceof Error && "code" in error && typeof error.code === "string";

@@ -56,6 +56,11 @@ export function newGraph(): Graph {
   return { nodes: [], values: [], outputs: [] };
 }
 
+/** Types of a graph's results, by name. */
+export function outputTypes({ outputs, values }: Graph): Map<string, TensorType> {
+  return new Map(outputs.map(({ name, value }) => [name, values[value]!.type]));
+}
+
 /** The node that makes a value. */
 export function producer(graph: Graph, value: number): Node {
   return graph.nodes[graph.values[value]!.node]!;

@@ -48,7 +48,7 @@ export function assignStages(blocks: readonly StageBlock[], stages: number, choo
     });
   }
   const stageOfBlock = new Map(blocks.map((b, i) => [b.path, list[i]!]));
-  return { stages, stageOfBlock, costs, stageOf: (path) => lookUp(stageOfBlock, path) };
+  return { stages, stageOfBlock, costs, stageOf: (path) => stageOfModule(stageOfBlock, path) };
 }
 
 function checkBlocks(blocks: readonly StageBlock[], stages: number): void {
@@ -77,7 +77,8 @@ function chosenStage(path: string, stages: number, choose: StageFunction): numbe
   });
 }
 
-function lookUp(stageOfBlock: ReadonlyMap<string, number>, path: string): number | undefined {
+/** The stage of a module: that of the block that it is, or lies in; undefined when there is none. */
+export function stageOfModule(stageOfBlock: ReadonlyMap<string, number>, path: string): number | undefined {
   for (let prefix = path; ; prefix = prefix.slice(0, prefix.lastIndexOf("."))) {
     const stage = stageOfBlock.get(prefix);
     if (stage !== undefined || !prefix.includes(".")) return stage;

@@ -1,12 +1,13 @@
 // compile: a function of tensors becomes one program a device, kept by the shapes of its arguments, and run over the mesh.
 import { LoadedStep } from "../compile/load.ts";
-import { type CompiledStep, compileStep } from "../compile/step.ts";
+import { compile as compileGraph } from "../compile/background.ts";
+import { type CompiledStep, functionSource, parameterSpecs } from "../compile/step.ts";
 import type { DType, StorageArray } from "../core/dtype.ts";
 import { MeshError, PlanError, ShapeError } from "../core/errors.ts";
 import type { Shape } from "../core/shape.ts";
 import { type PartitionSpec, type ValueSpec, sameSpec } from "../ir/spec.ts";
 import type { Precision } from "../passes/precision.ts";
-import { scheduleMaker } from "../passes/schedule.ts";
+import { forwardOnly } from "../passes/schedule.ts";
 import type { Mesh } from "./mesh.ts";
 import { type Nested, Tensor, type TensorContext } from "./tensor.ts";
 import { SymBuilder, flatten } from "./trace.ts";
@@ -49,7 +50,8 @@ export class CompiledFunction<Args extends readonly Tensor[], R extends Results>
   readonly #mesh: Mesh;
   readonly #fn: (...args: Args) => R;
   readonly #options: CompileOptions;
-  readonly #variants = new Map<string, Variant<R>>();
+  readonly #variants = new Map<string, Promise<Variant<R>>>();
+  readonly #loaded = new Set<LoadedStep>();
 
   /** Use compile(). */
   constructor(mesh: Mesh, fn: (...args: Args) => R, options: CompileOptions) {
@@ -80,7 +82,7 @@ export class CompiledFunction<Args extends readonly Tensor[], R extends Results>
 
   async #call(args: readonly (Tensor | Nested)[]): Promise<{ variant: Variant<R>; values: StorageArray[] }> {
     const placed = await Promise.all(args.map((arg, i) => this.#place(arg, i)));
-    const variant = this.#variant(placed);
+    const variant = await this.#variant(placed);
     variant.loaded.bind(this.#mesh.store, bindings(variant.compiled, placed));
     const results = await variant.loaded.run({});
     return { variant, values: variant.types.map((_, i) => results.get(`out${i}`)!) };
@@ -99,17 +101,26 @@ export class CompiledFunction<Args extends readonly Tensor[], R extends Results>
     return this.#mesh.fromStorage(await arg.data(), arg.dtype, arg.shape, spec);
   }
 
-  #variant(args: readonly Tensor[]): Variant<R> {
+  #variant(args: readonly Tensor[]): Promise<Variant<R>> {
     const key = args.map((a) => `${a.dtype}[${a.shape.join()}]`).join(" ");
     let known = this.#variants.get(key);
     if (!known) {
-      known = this.#compile(args);
-      this.#variants.set(key, known);
+      const made = this.#compile(args);
+      this.#variants.set(key, made);
+      made.then(
+        ({ loaded }) => {
+          // Disposed of while it was compiled.
+          if (this.#variants.get(key) === made) this.#loaded.add(loaded);
+          else loaded[Symbol.dispose]();
+        },
+        () => this.#variants.delete(key),
+      );
+      known = made;
     }
     return known;
   }
 
-  #compile(args: readonly Tensor[]): Variant<R> {
+  async #compile(args: readonly Tensor[]): Promise<Variant<R>> {
     const mesh = this.#mesh;
     const builder = new SymBuilder();
     const context: TensorContext = { builder, name: "a compiled function" };
@@ -120,25 +131,24 @@ export class CompiledFunction<Args extends readonly Tensor[], R extends Results>
     const { list, arrange } = listed(results);
     const graph = flatten(list.map((t, i) => ({ name: `out${i}`, sym: expectTraced(t, context).sym })));
     const specs = new Map(args.map((a, i) => [argument(i), mesh.valueSpec(this.#options.in?.[i], a.shape)]));
-    const compiled = compileStep(
-      { inputs: [], micro: () => ({ nodes: [], values: [], outputs: [] }), close: () => graph },
-      {
-        layout: mesh.layout,
-        batchSize: 0,
-        microbatches: 1,
-        schedule: scheduleMaker("gpipe"),
-        stageOfPath: () => undefined,
-        parameterSpec: (id) => specs.get(id) ?? placedSpec(mesh, id),
-        passes: { precision: this.#options.precision ?? "f32" },
-      },
-    );
+    const source = functionSource(graph);
+    const compiled = await compileGraph(source, {
+      layout: mesh.layout,
+      batchSize: 0,
+      microbatches: 1,
+      schedule: forwardOnly(mesh.layout.size("pp"), 1),
+      stageOfBlock: new Map(),
+      parameterSpecs: parameterSpecs(source, (id) => specs.get(id) ?? placedSpec(mesh, id)),
+      passes: { precision: this.#options.precision ?? "f32" },
+    });
     const loaded = new LoadedStep(mesh.engine, mesh.store, { ...compiled, bindings: bindings(compiled, args) });
     return { compiled, loaded, arrange, types: list.map(({ dtype, shape }) => ({ dtype, shape })) };
   }
 
   /** Unloads the programs. */
   [Symbol.dispose](): void {
-    for (const { loaded } of this.#variants.values()) loaded[Symbol.dispose]();
+    for (const loaded of this.#loaded) loaded[Symbol.dispose]();
+    this.#loaded.clear();
     this.#variants.clear();
   }
 }

@@ -5,11 +5,12 @@ import { type DType, type StorageArray, toStorage } from "../core/dtype.ts";
 import { DTypeError, MeshError, ShapeError } from "../core/errors.ts";
 import { type Shape, shapeText, sizeOf } from "../core/shape.ts";
 import { LoadedStep } from "../compile/load.ts";
-import { type CompiledStep, compileStep } from "../compile/step.ts";
+import { compile } from "../compile/background.ts";
+import { type CompiledStep, functionSource, parameterSpecs } from "../compile/step.ts";
 import type { Graph } from "../ir/graph.ts";
 import { MeshLayout } from "../ir/mesh.ts";
 import { type PartitionSpec, axisName, toValueSpec } from "../ir/spec.ts";
-import { scheduleMaker } from "../passes/schedule.ts";
+import { forwardOnly } from "../passes/schedule.ts";
 import { type DeviceKind, Engine } from "../runtime/engine.ts";
 import { PersistentStore } from "../runtime/persistent.ts";
 import { Group } from "./group.ts";
@@ -43,7 +44,7 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
   readonly engine: Engine;
   readonly store: PersistentStore;
   readonly builder = new SymBuilder();
-  readonly #cache = new Map<string, CompiledStep>();
+  readonly #cache = new Map<string, CompiledStep | Promise<CompiledStep>>();
   readonly #registry: FinalizationRegistry<string>;
   #tensors = 0;
 
@@ -151,14 +152,16 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
     const outputs = tensors.map((t, i) => ({ name: `out${i}`, sym: t.sym }));
     const leaves = reachable(outputs.map((o) => o.sym)).filter((n) => n.op === "parameter");
     const graph = flatten(outputs);
-    const compiled = this.#compile(graph, leaves);
+    const made = this.#compile(graph, leaves);
+    // Small graphs run before anything that the caller does next.
+    const compiled = made instanceof Promise ? await made : made;
     using loaded = new LoadedStep(this.engine, this.store, compiled);
     const results = await loaded.run({});
     return tensors.map((_, i) => results.get(`out${i}`)!);
   }
 
   /** The graph's program. Tensors are numbered by first use in the cached form, and bound by their own ids. */
-  #compile(graph: Graph, leaves: readonly SymNode[]): CompiledStep {
+  #compile(graph: Graph, leaves: readonly SymNode[]): CompiledStep | Promise<CompiledStep> {
     const number = new Map(leaves.map((n, i) => [n.params.id as string, `leaf${i}`]));
     const id = new Map([...number].map(([own, canonical]) => [canonical, own]));
     const nodes = graph.nodes.map((n) =>
@@ -170,22 +173,37 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
     const known =
       this.#cache.get(key) ?? this.#compileCanonical(canonical, (name) => this.store.type(id.get(name)!).spec);
     this.#cache.set(key, known);
-    return { ...known, bindings: known.bindings.map((ids) => ids.map((name) => id.get(name)!)) };
-  }
-
-  #compileCanonical(graph: Graph, specOf: (id: string) => ReturnType<typeof toValueSpec>): CompiledStep {
-    return compileStep(
-      { inputs: [], micro: () => ({ nodes: [], values: [], outputs: [] }), close: () => graph },
-      {
-        layout: this.layout,
-        batchSize: 0,
-        microbatches: 1,
-        schedule: scheduleMaker("gpipe"),
-        stageOfPath: () => undefined,
-        parameterSpec: specOf,
-        passes: { precision: "f32" },
+    const bound = (compiled: CompiledStep): CompiledStep => ({
+      ...compiled,
+      bindings: compiled.bindings.map((ids) => ids.map((name) => id.get(name)!)),
+    });
+    if (!(known instanceof Promise)) return bound(known);
+    return known.then(
+      (compiled) => {
+        this.#cache.set(key, compiled);
+        return bound(compiled);
+      },
+      (error: unknown) => {
+        this.#cache.delete(key);
+        throw error;
       },
     );
+  }
+
+  #compileCanonical(
+    graph: Graph,
+    specOf: (id: string) => ReturnType<typeof toValueSpec>,
+  ): CompiledStep | Promise<CompiledStep> {
+    const source = functionSource(graph);
+    return compile(source, {
+      layout: this.layout,
+      batchSize: 0,
+      microbatches: 1,
+      schedule: forwardOnly(this.layout.size("pp"), 1),
+      stageOfBlock: new Map(),
+      parameterSpecs: parameterSpecs(source, specOf),
+      passes: { precision: "f32" },
+    });
   }
 
   /** Stops the devices and frees their memory. */

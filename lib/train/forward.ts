@@ -1,8 +1,9 @@
 // Steps without gradients on a placed model: the held-out loss, and functions of the model such as next-token logits.
 import type { StorageArray } from "../core/dtype.ts";
+import { compile } from "../compile/background.ts";
 import { LoadedStep } from "../compile/load.ts";
-import { type Cell, type StepInput, type StepSource, compileStep } from "../compile/step.ts";
-import type { Graph } from "../ir/graph.ts";
+import { type StepInput, type StepSource, microbatchSizes, parameterSpecs } from "../compile/step.ts";
+import { type Graph, outputTypes } from "../ir/graph.ts";
 import type { Precision } from "../passes/precision.ts";
 import { forwardOnly } from "../passes/schedule.ts";
 import { Tensor, type TensorContext } from "../tensor/tensor.ts";
@@ -50,18 +51,21 @@ export async function lossStep(
   options: ForwardOptions,
 ): Promise<ForwardStep> {
   const names = traceLoss(loss, fields, 1).terms;
-  const close = (cells: readonly Cell[]): Graph | null => {
-    if (!cells.some((c) => c.name.startsWith("sum "))) return null;
-    const b = new SymBuilder();
-    const scalar = (name: string) => b.one("input", [], { name, dtype: "f32", shape: [] });
-    return flatten(
-      names.map((t) => ({
-        name: `loss ${t.name}`,
-        sym: b.mul(b.div(scalar(cellName.sum(t.name)), b.binary("max", scalar(cellName.count(t.name)), 1)), t.weight),
-      })),
-    );
-  };
-  return compileForward(placement, fields, options, (n) => evaluationGraph(traceLoss(loss, fields, n)), close);
+  const b = new SymBuilder();
+  const scalar = (name: string) => b.one("input", [], { name, dtype: "f32", shape: [] });
+  const closing = flatten(
+    names.map((t) => ({
+      name: `loss ${t.name}`,
+      sym: b.mul(b.div(scalar(cellName.sum(t.name)), b.binary("max", scalar(cellName.count(t.name)), 1)), t.weight),
+    })),
+  );
+  return compileForward(
+    placement,
+    fields,
+    options,
+    (n) => evaluationGraph(traceLoss(loss, fields, n)),
+    () => closing,
+  );
 }
 
 /** Any function of a batch: its results, whole, by name. They are added up over microbatches: use one for anything else. */
@@ -80,16 +84,17 @@ export async function forwardStep(
     }
     return flatten(Object.entries(outputs(batch)).map(([name, t]) => ({ name, sym: t.sym })));
   };
-  const close = (cells: readonly Cell[]): Graph | null => {
-    if (cells.length === 0) return null;
-    const b = new SymBuilder();
-    const results: NamedSym[] = cells.map((c) => {
-      const cell = b.one("input", [], { name: c.name, dtype: c.type.dtype, shape: [...c.type.shape] });
-      return { name: c.name, sym: cell };
-    });
-    return flatten(results);
-  };
-  return compileForward(placement, fields, options, micro, close);
+  return compileForward(placement, fields, options, micro, sumsGraph);
+}
+
+/** Gives the sums over the microbatches as they are. */
+function sumsGraph(micro: Graph): Graph {
+  const b = new SymBuilder();
+  const results: NamedSym[] = [...outputTypes(micro)].map(([name, { dtype, shape }]) => ({
+    name,
+    sym: b.one("input", [], { name, dtype, shape: [...shape] }),
+  }));
+  return flatten(results);
 }
 
 async function compileForward(
@@ -97,7 +102,7 @@ async function compileForward(
   fields: Readonly<Record<string, BatchField>>,
   options: ForwardOptions,
   micro: (samples: number) => Graph,
-  close: (cells: readonly Cell[]) => Graph | null,
+  close: (micro: Graph) => Graph,
 ): Promise<ForwardStep> {
   const { mesh } = placement;
   checkForwardOptions(fields, options);
@@ -106,15 +111,18 @@ async function compileForward(
     { name: "$samples", dtype: "i32", shape: [], batch: true },
     { name: "$key", dtype: "i32", shape: [3], batch: false },
   ];
-  const source: StepSource = { inputs, micro, close: (_, cells) => close(cells) };
-  const compiled = compileStep(source, {
+  const microbatches = options.microbatches ?? 1;
+  const sizes = [...new Set(microbatchSizes(options.batchSize, microbatches))];
+  const graphs = new Map(sizes.map((n) => [n, micro(n)]));
+  const source: StepSource = { inputs, micro: graphs, closing: close(graphs.get(sizes[0]!)!) };
+  const compiled = await compile(source, {
     layout: mesh.layout,
     batchSize: options.batchSize,
-    microbatches: options.microbatches ?? 1,
-    schedule: forwardOnly,
-    stageOfPath: (path) => placement.stages.stageOf(path),
-    parameterSpec: (id) => placement.specOf(id),
-    usedSpec: (id) => placement.usedSpec(placement.parameterOf(id)),
+    microbatches,
+    schedule: forwardOnly(mesh.layout.size("pp"), microbatches),
+    stageOfBlock: placement.stages.stageOfBlock,
+    parameterSpecs: parameterSpecs(source, (id) => placement.specOf(id)),
+    usedSpecs: parameterSpecs(source, (id) => placement.usedSpec(placement.parameterOf(id))),
     passes: { precision: options.precision ?? "f32" },
   });
   return new ForwardStep(new LoadedStep(mesh.engine, mesh.store, compiled), fields, options.batchSize);

@@ -1,17 +1,20 @@
 // trainStep: a loss on a model becomes one compiled step: forward, backward, clipping and update, over a whole mesh.
 import os from "node:os";
+import { setImmediate } from "node:timers/promises";
 import { expectNotNegative } from "../core/check.ts";
 import { AbortedError, PlanError } from "../core/errors.ts";
+import { compile } from "../compile/background.ts";
 import { LoadedStep } from "../compile/load.ts";
-import { timed } from "../compile/passes.ts";
+import { type PassOptions, timed } from "../compile/passes.ts";
 import {
-  type Cell,
   type CompiledStep,
   type StepInput,
+  type StepOptions,
   type StepSource,
-  compileStep,
   microbatchSizes,
+  parameterSpecs,
 } from "../compile/step.ts";
+import { type Graph, outputTypes } from "../ir/graph.ts";
 import type { ValueSpec } from "../ir/spec.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { scheduleMaker } from "../passes/schedule.ts";
@@ -28,7 +31,6 @@ import {
   type TracedLoss,
   cellName,
   countGraph,
-  parametersById,
   readIds,
   seedGraph,
   traceLoss,
@@ -61,6 +63,8 @@ export interface TrainStepOptions<Name extends string = string> {
   readonly stageOf?: (path: string) => number;
   /** Told the seconds that each stage of compiling takes, as it is done. */
   readonly onTime?: (stage: string, seconds: number) => void;
+  /** Gives compiling up: trainStep() rejects with AbortedError. */
+  readonly signal?: AbortSignal;
 }
 
 /** What a step reports. */
@@ -165,15 +169,16 @@ export class TrainStep<Name extends string = string> implements Disposable {
 }
 
 /**
- * Compiles a training step of a model for a mesh, places the model there, and loads the programs. Throws PlanError,
- * ShapeError, ... for what cannot run, before any memory is allocated.
+ * Compiles a training step of a model for a mesh, places the model there, and loads the programs. The loss is traced before
+ * this returns; a large step is then compiled in a worker thread. Rejects with PlanError, ShapeError, ... for what cannot
+ * run, before any memory is allocated.
  */
 export async function trainStep<Name extends string>(
   mesh: Mesh,
   model: Placeable,
   options: TrainStepOptions<Name>,
 ): Promise<TrainStep<Name>> {
-  const { plan, compiled, placement, source } = planTrainStep(mesh, model, options);
+  const { plan, compiled, placement, source } = await planTrainStep(mesh, model, options);
   if (mesh.engine.kind === "cpu") plan.expectToFit(os.totalmem());
   await placeParameters(mesh, placement, compiled, source, options.seed ?? 0);
   const loaded = new LoadedStep(mesh.engine, mesh.store, compiled);
@@ -190,60 +195,72 @@ export interface PlannedTrainStep {
 }
 
 /** The first half of trainStep(): compiles, and allocates nothing. On a mesh of "null" devices it plans any layout. */
-export function planTrainStep<Name extends string>(
+export async function planTrainStep<Name extends string>(
   mesh: Mesh,
   model: Placeable,
   options: TrainStepOptions<Name>,
-): PlannedTrainStep {
+): Promise<PlannedTrainStep> {
   checkTrainOptions(mesh, model, options as TrainStepOptions);
   const stages = mesh.layout.size("pp");
   const microbatches = options.microbatches ?? (stages > 1 ? Math.min(2 * stages, options.batchSize) : 1);
   const placement = new Placement(mesh, model, options.stageOf, options.zero);
-  const sizes = [...new Set(microbatchSizes(options.batchSize, microbatches))];
-  const byId = parametersById(placement.parameters);
   const passes = { precision: options.precision ?? "f32", ...(options.onTime ? { onTime: options.onTime } : {}) };
+  const { step, source, ids } = await traceStep(placement, options as TrainStepOptions, microbatches, passes);
+  const ofGradients = (spec: (p: Parameter) => ValueSpec): Map<string, ValueSpec> =>
+    new Map(ids.map((id, read) => [cellName.grad(read), spec(placement.parameterOf(id))]));
+  const how: StepOptions = {
+    layout: mesh.layout,
+    batchSize: options.batchSize,
+    microbatches,
+    schedule: scheduleMaker(options.schedule ?? "1f1b")(stages, microbatches),
+    stageOfBlock: placement.stages.stageOfBlock,
+    parameterSpecs: parameterSpecs(step, (id) => placement.specOf(id)),
+    usedSpecs: parameterSpecs(step, (id) => placement.usedSpec(placement.parameterOf(id))),
+    ...(placement.splitsGradients ? { cellSpecs: ofGradients((p) => placement.stateSpec(p)) } : {}),
+    wantedSpecs: ofGradients((p) => placement.usedSpec(p)),
+    passes,
+    refuseIdle: true,
+  };
+  const compiled = await compile(step, how, options.signal);
+  return { plan: new StepPlan(mesh, compiled, placement), compiled, placement, source };
+}
+
+/** The step's graphs, what its update is made from, and the ids of its parameter reads. The loss is traced at the call. */
+async function traceStep(
+  placement: Placement,
+  options: TrainStepOptions,
+  microbatches: number,
+  passes: PassOptions,
+): Promise<{ step: StepSource; source: UpdateSource; ids: readonly string[] }> {
+  const sizes = [...new Set(microbatchSizes(options.batchSize, microbatches))];
   const trace = (n: number): TracedLoss => traceLoss(options.loss as LossFunction, options.batch, n);
   const traces = new Map(sizes.map((n) => [n, timed(passes, "trace", () => trace(n))]));
   const first = traces.get(sizes[0]!)!;
   const ids = readIds(first);
-  const trainable = (id: string): boolean => byId.get(id)?.frozen === false;
-  let source: UpdateSource | undefined;
-  const sourceOf = (cells: readonly Cell[]): UpdateSource =>
-    (source ??= updateSource(first, ids, cells, placement, options as TrainStepOptions, stages));
-  let all: readonly Cell[] = [];
+  for (const id of ids) placement.parameterOf(id); // refuses those of other models
+  const trainable = new Set(placement.parameters.flatMap((p) => (p.frozen ? [] : [p.id])));
+  const micro = new Map<number, Graph>();
+  for (const [n, traced] of traces) {
+    await setImmediate(); // the event loop comes round between the parts of a large model's tracing
+    micro.set(
+      n,
+      timed(passes, "trace", () => trainGraph(traced, (id) => trainable.has(id))),
+    );
+  }
+  await setImmediate();
+  const source = updateSource(first, ids, micro.get(sizes[0]!)!, placement, options);
   const step: StepSource = {
-    inputs: stepInputs(options as TrainStepOptions),
-    micro: (n) => trainGraph(traces.get(n)!, trainable),
+    inputs: stepInputs(options),
+    micro,
     prologue: {
-      graph: (n) => countGraph(traces.get(n)!),
+      graphs: new Map([...traces].map(([n, traced]) => [n, countGraph(traced)])),
       close: seedGraph(first),
       at: cellName.sum(first.terms[0]!.name),
     },
-    onCells: (cells) => {
-      all = cells;
-    },
-    close: (stage, cells) => updateGraph(sourceOf(all), stage, cells),
+    closing: timed(passes, "trace", () => updateGraph(source)),
   };
-  const gradientOf = (name: string) =>
-    name.startsWith("grad ") ? placement.parameterOf(ids[Number(name.slice(5))]!) : null;
-  const ofGradient = (name: string, spec: (p: Parameter) => ValueSpec): ValueSpec | null => {
-    const parameter = gradientOf(name);
-    return parameter && spec(parameter);
-  };
-  const compiled = compileStep(step, {
-    layout: mesh.layout,
-    batchSize: options.batchSize,
-    microbatches,
-    schedule: scheduleMaker(options.schedule ?? "1f1b"),
-    stageOfPath: (path) => placement.stages.stageOf(path),
-    parameterSpec: (id) => placement.specOf(id),
-    usedSpec: (id) => placement.usedSpec(placement.parameterOf(id)),
-    cellSpec: (name) => (placement.splitsGradients ? ofGradient(name, (p) => placement.stateSpec(p)) : null),
-    wantedSpec: (name) => ofGradient(name, (p) => placement.usedSpec(p)),
-    passes,
-    refuseIdle: true,
-  });
-  return { plan: new StepPlan(mesh, compiled, placement), compiled, placement, source: sourceOf(all) };
+  await setImmediate();
+  return { step, source, ids };
 }
 
 function stepInputs(options: TrainStepOptions): StepInput[] {
@@ -260,28 +277,22 @@ function stepInputs(options: TrainStepOptions): StepInput[] {
 function updateSource(
   traced: TracedLoss,
   ids: readonly string[],
-  cells: readonly Cell[],
+  micro: Graph,
   placement: Placement,
   options: TrainStepOptions,
-  stages: number,
 ): UpdateSource {
-  const stageOfRead = new Map(
-    cells.filter((c) => c.name.startsWith("grad ")).map((c) => [Number(c.name.slice(5)), c.stage]),
-  );
-  const trained: Trained[] = [];
-  for (const parameter of placement.parameters) {
-    const reads = ids.flatMap((id, i) => (id === parameter.id && stageOfRead.has(i) ? [i] : []));
-    if (reads.length === 0) continue;
-    const own = [...new Set(reads.map((r) => stageOfRead.get(r)!))].sort((a, b) => a - b);
-    trained.push({ parameter, reads, stages: own });
-  }
+  const cells = outputTypes(micro);
+  const trained: Trained[] = placement.parameters.flatMap((parameter) => {
+    const reads = ids.flatMap((id, i) => (id === parameter.id && cells.has(cellName.grad(i)) ? [i] : []));
+    return reads.length > 0 ? [{ parameter, reads }] : [];
+  });
   if (trained.length === 0) throw new PlanError("the loss depends on no trainable parameter");
   return {
     trained,
     terms: traced.terms.map((t) => t.name),
     optimizer: options.optimizer,
     clipNorm: options.clipNorm ?? 0,
-    stages,
+    cells,
     stateSpec: (p) => placement.stateSpec(p),
     specOf: (p) => placement.spec(p),
   };

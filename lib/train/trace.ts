@@ -5,7 +5,6 @@ import { ConfigError, PlanError, ShapeError } from "../core/errors.ts";
 import { type Shape, shapeText, sizeOf } from "../core/shape.ts";
 import type { Graph } from "../ir/graph.ts";
 import { gradients } from "../tensor/grad.ts";
-import type { Parameter } from "../tensor/parameter.ts";
 import { Tensor, type TensorContext } from "../tensor/tensor.ts";
 import { type NamedSym, type Sym, SymBuilder, flatten, reachable } from "../tensor/trace.ts";
 
@@ -160,9 +159,4 @@ export function seedGraph(traced: TracedLoss): Graph {
 /** Ids of the parameters read, in order of reads. */
 export function readIds(traced: TracedLoss): string[] {
   return traced.reads.map((sym) => sym.node.params.id as string);
-}
-
-/** Parameters by id. */
-export function parametersById(parameters: readonly Parameter[]): Map<string, Parameter> {
-  return new Map(parameters.map((p) => [p.id, p]));
 }

@@ -1,8 +1,7 @@
-// The end of a training step: gradients meet, their norm is taken, and every stage updates its parameters.
-import type { Graph } from "../ir/graph.ts";
+// The end of a training step: gradients are added up, their norm is taken, and every parameter is updated.
+import type { Graph, TensorType } from "../ir/graph.ts";
 import { type ValueSpec, sameSpec } from "../ir/spec.ts";
 import { updateName } from "../compile/names.ts";
-import type { Cell } from "../compile/step.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import type { Parameter } from "../tensor/parameter.ts";
 import { type NamedSym, type Sym, SymBuilder, flatten } from "../tensor/trace.ts";
@@ -13,18 +12,17 @@ export interface Trained {
   readonly parameter: Parameter;
   /** Numbers of its reads, in use order. */
   readonly reads: readonly number[];
-  /** Stages that read it, ascending. */
-  readonly stages: readonly number[];
 }
 
-/** What the closing graphs are made from. */
+/** What the closing graph is made from. */
 export interface UpdateSource {
   readonly trained: readonly Trained[];
   readonly terms: readonly string[];
   readonly optimizer: Optimizer;
   /** Largest norm of the whole gradient; 0: no clipping. */
   readonly clipNorm: number;
-  readonly stages: number;
+  /** Types of the microbatches' results, by their cells' names. */
+  readonly cells: ReadonlyMap<string, TensorType>;
   /** How a parameter lies on the devices. */
   specOf(parameter: Parameter): ValueSpec;
   /** How its optimizer state lies, and so its gradient and what is updated of it. */
@@ -52,32 +50,24 @@ export function isState(id: string): boolean {
   return id.includes(":");
 }
 
-/** The closing graph of a stage: outputs `loss <term>` (on the losses' stage), `gradNorm`, `squares`. */
-export function updateGraph(source: UpdateSource, stage: number, cells: readonly Cell[]): Graph {
+/** The closing graph: outputs `loss <term>`, `gradNorm`, `squares`, and the updates. */
+export function updateGraph(source: UpdateSource): Graph {
   const b = new SymBuilder();
   b.phase = "update";
-  const cell = (name: string): Sym | null => {
-    const found = cells.find((c) => c.name === name);
-    return found ? b.one("input", [], { name, dtype: found.type.dtype, shape: [...found.type.shape] }) : null;
+  const cell = (name: string): Sym => {
+    const { dtype, shape } = source.cells.get(name)!;
+    return b.one("input", [], { name, dtype, shape: [...shape] });
   };
   const outputs: NamedSym[] = [];
   const gradient = new Map<Trained, Sym>();
   for (const t of source.trained) {
-    if (!t.stages.includes(stage)) continue;
     b.path = t.parameter.path;
-    const parts = t.reads.map((r) => cell(cellName.grad(r))).filter((v) => v !== null);
-    const own = placed(
-      b,
-      parts.reduce((x, y) => b.add(x, y)),
-      source.stateSpec(t.parameter),
-    );
-    gradient.set(
-      t,
-      t.stages.length > 1 ? b.one("all_reduce", [own], { axes: ["pp"], stages: t.stages, kind: "sum" }) : own,
-    );
+    const parts = t.reads.map((r) => cell(cellName.grad(r)));
+    const sum = parts.reduce((x, y) => b.add(x, y));
+    gradient.set(t, placed(b, sum, source.stateSpec(t.parameter)));
   }
   b.path = "";
-  const squares = squareVector(b, source, stage, gradient);
+  const squares = squareVector(b, source, gradient);
   const norm = b.unary("sqrt", b.sum(squares));
   const gate = b.reshape(b.cast(b.unary("is_finite", norm), "i32"), [1]);
   const scale = clipScale(b, source.clipNorm, norm);
@@ -107,7 +97,6 @@ export function updateGraph(source: UpdateSource, stage: number, cells: readonly
   b.path = "";
   for (const term of source.terms) {
     const sum = cell(cellName.sum(term));
-    if (sum === null) continue;
     const seed = b.one("input", [], { name: cellName.seed(term), dtype: "f32", shape: [] });
     outputs.push({ name: `loss ${term}`, sym: b.mul(sum, seed) });
   }
@@ -128,33 +117,15 @@ function clipScale(b: SymBuilder, clip: number, norm: Sym): Sym {
   return b.reshape(b.binary("min", b.div(clip, b.add(norm, 1e-6)), 1), [1]);
 }
 
-/** Squared norms of all gradients: each stage gives those of the parameters it is the first to read, the others' are 0. */
-function squareVector(b: SymBuilder, source: UpdateSource, stage: number, gradient: ReadonlyMap<Trained, Sym>): Sym {
-  const order = normOrder(source);
-  const kinds = new Map<string, Trained[]>();
-  for (const t of order) {
+/** Squared norms of all gradients. Those of alike split parameters are joined first, so that ranks sum them together. */
+function squareVector(b: SymBuilder, source: UpdateSource, gradient: ReadonlyMap<Trained, Sym>): Sym {
+  const kinds = new Map<string, Sym[]>();
+  for (const t of normOrder(source)) {
     const split = splitOf(source, t);
-    kinds.set(split, [...(kinds.get(split) ?? []), t]);
+    kinds.set(split, [...(kinds.get(split) ?? []), b.one("square_sum", [gradient.get(t)!])]);
   }
-  const parts = [...kinds.values()].map((group) => {
-    const padded = ownRuns(group, (t) => t.stages[0] === stage).map(([from, to]) => {
-      const run = group.slice(from, to).map((t) => b.one("square_sum", [gradient.get(t)!]));
-      return b.pad(b.concat(run, 0), 0, from, group.length - to);
-    });
-    return padded.length === 0 ? b.constant(0, "f32", [group.length]) : padded.reduce((x, y) => b.add(x, y));
-  });
-  const own = b.concat(parts, 0);
-  return source.stages > 1 ? b.one("all_reduce", [own], { axes: ["pp"], kind: "sum" }) : own;
-}
-
-/** Half-open runs of consecutive members that satisfy a condition. */
-function ownRuns<T>(list: readonly T[], own: (item: T) => boolean): [number, number][] {
-  const runs: [number, number][] = [];
-  list.forEach((item, i) => {
-    if (!own(item)) return;
-    const last = runs.at(-1);
-    if (last && last[1] === i) last[1] = i + 1;
-    else runs.push([i, i + 1]);
-  });
-  return runs;
+  return b.concat(
+    [...kinds.values()].map((squares) => b.concat(squares, 0)),
+    0,
+  );
 }

@@ -144,7 +144,8 @@ describe("errors of the command", () => {
     assert.ok(existsSync(at("run/model/config.json")), "the model is saved all the same");
   });
 
-  it("weights larger than files may be, with the old ones kept", async () => {
+  it("weights larger than files may be, with the old ones kept", async function () {
+    this.timeout(30_000);
     const main = fileURLToPath(new URL("../../lib/cli/main.ts", import.meta.url));
     const args = ["train", ...quick, ...text, "--width", "64"];
     assert.equal((await command(args)).code, 0);

@@ -3,10 +3,16 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { LoadedStep } from "../../lib/compile/load.ts";
-import { type Cell, type CompiledStep, compileStep, microbatchSizes, type StepSource } from "../../lib/compile/step.ts";
+import {
+  type CompiledStep,
+  compileStep,
+  microbatchSizes,
+  parameterSpecs,
+  type StepSource,
+} from "../../lib/compile/step.ts";
 import { fromStorage, type StorageArray } from "../../lib/core/dtype.ts";
 import { sizeOf } from "../../lib/core/shape.ts";
-import type { Graph } from "../../lib/ir/graph.ts";
+import { type Graph, outputTypes } from "../../lib/ir/graph.ts";
 import { MeshLayout } from "../../lib/ir/mesh.ts";
 import { graphText } from "../../lib/ir/print.ts";
 import { specText, toValueSpec, type ValueSpec } from "../../lib/ir/spec.ts";
@@ -166,12 +172,11 @@ class Split {
   }
 }
 
-/** Gives every cell twice itself, and every parameter moved by its gradient, as updates are made. */
-function traceClose(plan: Plan, cells: readonly Cell[]): Graph | null {
+/** Gives every result twice itself, and every parameter moved by its gradient, as updates are made. */
+function traceClose(plan: Plan, micro: Graph): Graph {
   const b = new SymBuilder();
   const split = new Split(plan);
-  const results = cells.flatMap(({ name, type }) => {
-    const { dtype, shape } = type;
+  const results = [...outputTypes(micro)].flatMap(([name, { dtype, shape }]) => {
     const cell = b.one("input", [], { name, dtype, shape: [...shape] });
     const twice = { name: `twice ${name}`, sym: b.mul(cell, 2) };
     if (name === "loss") return [twice];
@@ -181,7 +186,7 @@ function traceClose(plan: Plan, cells: readonly Cell[]): Graph | null {
     const moved = b.add(parameter, place(cell, split.state(id)));
     return [twice, { name: `moved ${name}`, sym: place(moved, split.stored(id)) }];
   });
-  return results.length === 0 ? null : flatten(results);
+  return flatten(results);
 }
 
 function reference(plan: Plan, { x, samples }: ReturnType<typeof drawBatch>): Map<string, Dense> {
@@ -208,23 +213,29 @@ function compile(plan: Plan, mesh: Mesh<string>): CompiledStep {
   const { recipe, batch, microbatches, schedule } = plan;
   const { dtype, leaves } = recipe;
   const split = new Split(plan);
+  const micro = new Map(microbatchSizes(batch, microbatches).map((n) => [n, traceMicro(plan, n)]));
   const source: StepSource = {
     inputs: [
       { name: "x", dtype, shape: leaves[0]!.shape.slice(0, 2), batch: true },
       { name: "samples", dtype: "i32", shape: [], batch: true },
     ],
-    micro: (n) => traceMicro(plan, n),
-    close: (_, cells) => traceClose(plan, cells),
+    micro,
+    closing: traceClose(plan, [...micro.values()][0]!),
   };
   return compileStep(source, {
     layout: mesh.layout,
     batchSize: batch,
     microbatches,
-    schedule: scheduleMaker(schedule),
-    stageOfPath: (path) => Number(path.slice("stage".length)),
-    parameterSpec: (id) => split.stored(id),
-    usedSpec: (id) => split.used(id),
-    cellSpec: (name) => split.cell(name),
+    schedule: scheduleMaker(schedule)(mesh.layout.size("pp"), microbatches),
+    stageOfBlock: new Map([0, 1, 2, 3].map((stage) => [`stage${stage}`, stage])),
+    parameterSpecs: parameterSpecs(source, (id) => split.stored(id)),
+    usedSpecs: parameterSpecs(source, (id) => split.used(id)),
+    cellSpecs: new Map(
+      [...outputTypes([...micro.values()][0]!).keys()].flatMap((name) => {
+        const spec = split.cell(name);
+        return spec ? [[name, spec]] : [];
+      }),
+    ),
     passes: { precision: plan.precision },
   });
 }

@@ -47,7 +47,7 @@ function optionsOf(model: GPT2, zero: ZeroLevel): TrainStepOptions<"inputs" | "t
 async function planOf(axes: Readonly<Record<string, number>>, zero: ZeroLevel): Promise<StepPlan> {
   await using mesh = await Mesh.open({ device: "null", axes });
   const model = newModel();
-  return planTrainStep(mesh, model, optionsOf(model, zero)).plan;
+  return (await planTrainStep(mesh, model, optionsOf(model, zero))).plan;
 }
 
 /** Asserts that every device holds so much of what one device alone holds, within 2 %. */
@@ -107,6 +107,6 @@ describe("ZeRO", function () {
     await using mesh = await Mesh.open({ device: "null", axes: { fsdp: 2 } });
     const model = newModel();
     const options = { ...optionsOf(model, 3), zero: 4 as ZeroLevel };
-    assert.throws(() => planTrainStep(mesh, model, options), ConfigError);
+    await assert.rejects(planTrainStep(mesh, model, options), ConfigError);
   });
 });
