@@ -8,6 +8,7 @@ import { Dataset, DEFAULT_VALIDATION_FRACTION } from "../data/dataset.ts";
 import { openData, type TokenData } from "../data/source.ts";
 import { type ConfigJson, type ModelConfig, parseModelConfig, readModelConfig } from "../nn/config.ts";
 import { folderDefaults, type Preset, presetConfig, presets, type TrainingDefaults } from "../train/presets.ts";
+import { defaultZero, type ZeroLevel } from "../train/zero.ts";
 import { type MeshSizes, ONE_DEVICE } from "./mesh-flag.ts";
 import type { TrainOptions } from "./train-flags.ts";
 
@@ -17,7 +18,7 @@ export interface TrainSettings extends TrainingDefaults {
   readonly validationFraction: number;
   readonly microbatches: number;
   readonly mesh: MeshSizes;
-  readonly zero: 1 | 2 | 3;
+  readonly zero: ZeroLevel;
   readonly device: "auto" | "cpu" | "cuda";
   readonly schedule: NonNullable<TrainOptions["schedule"]>;
   /** Undefined: what is best on the device. */
@@ -120,7 +121,8 @@ function modelConfig(
   { tokenizer }: TokenData,
 ): { config: ModelConfig; json: ConfigJson } {
   if (source.kind === "folder") return source;
-  const vocab = options.vocab ?? (source.preset.vocabOfTokenizer ? tokenizer?.vocabSize : undefined);
+  const follows = source.preset.vocabOfTokenizer || options.tokenizer !== undefined;
+  const vocab = options.vocab ?? (follows ? tokenizer?.vocabSize : undefined);
   const json = presetConfig(source.preset, { ...options, vocab });
   return { config: parseModelConfig(json, `preset ${source.name}`), json };
 }
@@ -132,6 +134,11 @@ function decide(options: TrainOptions, defaults: TrainingDefaults): TrainSetting
   // A short run warms up for a tenth of it at most.
   const warmup = options.warmup ?? Math.min(defaults.warmup, Math.floor(steps / 10));
   if (warmup > steps) throw new UsageError(`--warmup ${warmup}: longer than the run of ${steps} steps`);
+  if (options.zero !== undefined && mesh.fsdp === 1) {
+    throw new UsageError(
+      `--zero ${options.zero}: --mesh has no fsdp axis to split anything over; add fsdp=N or leave it out`,
+    );
+  }
   const microbatches = options.microbatches ?? (mesh.pp === 1 ? 1 : Math.min(2 * mesh.pp, batchSize));
   if (microbatches > batchSize) {
     throw new UsageError(
@@ -154,7 +161,7 @@ function decide(options: TrainOptions, defaults: TrainingDefaults): TrainSetting
     validationFraction: options.validationFraction ?? DEFAULT_VALIDATION_FRACTION[options.order],
     microbatches,
     mesh,
-    zero: options.zero,
+    zero: options.zero ?? defaultZero,
     device: options.device,
     schedule: options.schedule,
     precision: options.precision,

@@ -50,11 +50,11 @@ function betasOf(value: unknown): Betas | undefined {
   return within(first) && within(second) ? [first, second] : undefined;
 }
 
-const zeroFlag = valueFlag<1 | 2 | 3, 3>({
+const zeroFlag = valueFlag<1 | 2 | 3>({
   help: "what the fsdp axis splits: 1 optimizer state, 2 and gradients, 3 and parameters",
   value: "1|2|3",
   expected: "1, 2 or 3",
-  default: 3,
+  defaultText: "3; only with an fsdp axis in --mesh",
   parse: (word) => zeroOf(Number(word)),
   fromJson: zeroOf,
 });
@@ -79,7 +79,7 @@ export const trainFlags = {
     help: "vocabulary of a preset",
     min: 1,
     max: 2 ** 31 - 1,
-    defaultText: "the preset's or the tokenizer's",
+    defaultText: "that of --tokenizer, else the preset's",
   }),
   init: choiceFlag(["weights", "random"], {
     help: "start from the folder's weights, or afresh",

@@ -33,17 +33,22 @@ export function writeTextAtomically(file: string, text: string): Promise<void> {
 }
 
 /**
- * Makes a folder and those above it that are missing; errors of the system pass through. Node's own recursive mkdir never
+ * Makes a folder and those above it that are missing, and gives them, outermost first; errors of the system pass through. Node's own recursive mkdir never
  * ends where a file system denies a folder with ENOENT, as /proc does.
  */
-export async function makeFolders(folder: string): Promise<void> {
+export async function makeFolders(folder: string): Promise<string[]> {
   const missing: string[] = [];
+  const made: string[] = [];
   for (let at = path.resolve(folder); !(await exists(at)); at = path.dirname(at)) missing.unshift(at);
   for (const each of missing) {
-    await mkdir(each).catch((cause: unknown) => {
-      if (!isSystemError(cause) || cause.code !== "EEXIST") throw cause;
-    });
+    await mkdir(each).then(
+      () => made.push(each),
+      (cause: unknown) => {
+        if (!isSystemError(cause) || cause.code !== "EEXIST") throw cause;
+      },
+    );
   }
+  return made;
 }
 
 async function exists(file: string): Promise<boolean> {

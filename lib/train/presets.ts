@@ -26,7 +26,7 @@ export interface TrainingDefaults {
 export interface Preset {
   readonly config: JsonObject;
   readonly training: TrainingDefaults;
-  /** Whether the vocabulary follows the tokenizer; else it is the config's. */
+  /** Whether the vocabulary follows the tokenizer even where none is asked for; else it is the config's. */
   readonly vocabOfTokenizer: boolean;
 }
 

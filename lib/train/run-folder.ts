@@ -1,5 +1,5 @@
 // A run's folder: settings in run.json, a metrics.jsonl that grows, and the model as a Hugging Face folder.
-import { type FileHandle, mkdir, open, rm } from "node:fs/promises";
+import { type FileHandle, mkdir, open, rm, rmdir, stat } from "node:fs/promises";
 import path from "node:path";
 import { type TensorSource, writeSafetensors } from "../checkpoint/safetensors.ts";
 import { makeFolders, writeTextAtomically } from "../core/atomic-file.ts";
@@ -24,38 +24,59 @@ export interface SavedModel {
   readonly tokenizerFiles?: ReadonlyMap<string, string> | undefined;
 }
 
-/** A run's folder, open until closed. */
+/** A run's folder, open until closed. One in which nothing was written is as it was before, or gone, once closed. */
 export class RunFolder implements AsyncDisposable {
   readonly path: string;
   /** The Hugging Face folder in it. */
   readonly modelPath: string;
   readonly #metrics: LineWriter;
+  /** Files and folders that this run made, outermost first. */
+  readonly #made: readonly string[];
+  #used = false;
 
-  private constructor(folder: string, metrics: LineWriter) {
+  private constructor(folder: string, metrics: LineWriter, made: readonly string[]) {
     this.path = folder;
+    this.#made = made;
     this.modelPath = path.join(folder, "model");
     this.#metrics = metrics;
   }
 
   /** Makes the folder. @throws {FileError} where it cannot be made or written to, before any work is done. */
   static async create(options: RunFolderOptions): Promise<RunFolder> {
-    const folder = options.out ?? (await freshFolder(options.name, options.now ?? new Date()));
+    const made: string[] = [];
+    const folder = options.out ?? (await freshFolder(options.name, options.now ?? new Date(), made));
     try {
-      await makeFolders(path.join(folder, "model"));
+      made.push(...(await makeFolders(path.join(folder, "model"))));
       const file = path.join(folder, "metrics.jsonl");
-      return new RunFolder(folder, new LineWriter(file, await open(file, "w")));
+      const known = await stat(file).then(
+        () => true,
+        () => false,
+      );
+      const handle = await open(file, "a");
+      if (!known) made.push(file);
+      return new RunFolder(folder, new LineWriter(file, handle), made);
     } catch (cause) {
+      await removeMade(made);
       throw fileError(folder, cause);
     }
   }
 
   /** Writes run.json: settings, versions, machine, seed, digests of the data. */
-  writeRecord(record: Readonly<Record<string, unknown>>): Promise<void> {
-    return writeTextAtomically(path.join(this.path, "run.json"), `${JSON.stringify(record, undefined, 2)}\n`);
+  async writeRecord(record: Readonly<Record<string, unknown>>): Promise<void> {
+    await this.#begin();
+    await writeTextAtomically(path.join(this.path, "run.json"), `${JSON.stringify(record, undefined, 2)}\n`);
+  }
+
+  /** Clears what an earlier run left, before this one's first file. */
+  async #begin(): Promise<void> {
+    if (this.#used) return;
+    this.#used = true;
+    await this.#metrics.clear();
   }
 
   /** Adds a line to metrics.jsonl, numbers in full precision. Written soon, or with `flush`. */
   metric(event: object): void {
+    void this.#begin();
     this.#metrics.add(JSON.stringify(event));
   }
 
@@ -69,6 +90,7 @@ export class RunFolder implements AsyncDisposable {
    * @throws {FileError} where the disk refuses.
    */
   async saveModel({ config, tensors, tokenizerFiles }: SavedModel): Promise<void> {
+    await this.#begin();
     // One that an earlier run left would otherwise stay beside another model's weights.
     for (const name of TOKENIZER_FILES) await rm(path.join(this.modelPath, name), { force: true });
     await writeSafetensors(path.join(this.modelPath, "model.safetensors"), tensors);
@@ -80,9 +102,10 @@ export class RunFolder implements AsyncDisposable {
     await writeTextAtomically(path.join(this.modelPath, "config.json"), text);
   }
 
-  /** Writes what is waiting and closes the metrics. */
+  /** Writes what is waiting and closes the metrics; removes what this run made if it wrote nothing, as when it was refused. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#metrics.close();
+    if (!this.#used) await removeMade(this.#made);
   }
 }
 
@@ -100,14 +123,15 @@ function dateText(now: Date): string {
 }
 
 /** Makes a new folder under runs/; two runs of one second get names of their own. */
-async function freshFolder(name: string, now: Date): Promise<string> {
+async function freshFolder(name: string, now: Date, made: string[]): Promise<string> {
   const base = path.join("runs", `${dateText(now)}-${name.replace(/[^\w.-]+/g, "-")}`);
   try {
-    await makeFolders("runs");
+    made.push(...(await makeFolders("runs")));
     for (let attempt = 1; ; attempt++) {
       const folder = attempt === 1 ? base : `${base}-${attempt}`;
       try {
         await mkdir(folder);
+        made.push(folder);
         return folder;
       } catch (cause) {
         if (!isSystemError(cause) || cause.code !== "EEXIST") throw cause;
@@ -115,6 +139,14 @@ async function freshFolder(name: string, now: Date): Promise<string> {
     }
   } catch (cause) {
     throw fileError(base, cause);
+  }
+}
+
+/** Removes the given files and empty folders, innermost first; what others have put into them meanwhile stays. */
+async function removeMade(made: readonly string[]): Promise<void> {
+  for (const each of made.toReversed()) {
+    const removed = each.endsWith(".jsonl") ? rm(each, { force: true }) : rmdir(each);
+    await removed.catch(() => undefined);
   }
 }
 
@@ -133,6 +165,19 @@ class LineWriter {
   constructor(file: string, handle: FileHandle) {
     this.#file = file;
     this.#handle = handle;
+  }
+
+  /** Empties the file, before anything that is added from now on. */
+  clear(): Promise<void> {
+    this.#writing = this.#writing
+      .then(async () => {
+        // A device has no size, and cannot be truncated.
+        if ((await this.#handle.stat()).size > 0) await this.#handle.truncate(0);
+      })
+      .catch((cause: unknown) => {
+        this.#failure ??= cause;
+      });
+    return this.#writing;
   }
 
   add(line: string): void {

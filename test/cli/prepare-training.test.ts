@@ -49,6 +49,10 @@ describe("train's settings", () => {
     assert.deepEqual([config.vocabSize, config.layers, config.width, config.maxPositions], [270, 2, 64, 200]);
     assert.equal(configJson.vocab_size, 270);
     assert.deepEqual([settings.microbatches, settings.warmup, settings.weightDecay], [4, 5, 0]);
+    const short = ["--data", text, "--model", "gpt2", "--seq-len", "16", "--batch-size", "1"];
+    assert.equal((await prepare(...short)).config.vocabSize, 50_257);
+    assert.equal((await prepare(...short, "--tokenizer", "bpe:270")).config.vocabSize, 270);
+    assert.equal((await prepare(...short, "--tokenizer", "bpe:270", "--vocab", "512")).config.vocabSize, 512);
   });
 
   it("of a folder with token files: the model's vocabulary rules, every token is used in order", async () => {

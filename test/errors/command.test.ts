@@ -10,7 +10,9 @@ import { scratchFolder, smallConfig, smallModel } from "./small.ts";
 
 const quick = ["--layers", "1", "--width", "8", "--heads", "2", "--batch-size", "4", "--seq-len", "8", "--steps", "2"];
 
-describe("errors of the command", () => {
+describe("errors of the command", function () {
+  this.timeout(30_000);
+
   const at = scratchFolder();
   let text: string[];
   beforeEach(() => {
@@ -134,6 +136,22 @@ describe("errors of the command", () => {
     assert.ok(!existsSync(at("run/model/model.safetensors")));
   });
 
+  it("a run that its plan refuses, which leaves no folder", async () => {
+    const folders = existsSync("runs") ? readdirSync("runs") : undefined;
+    for (const out of [["--out", at("refused")], []]) {
+      const args = ["train", ...quick, "--data", at("text.txt"), ...out, "--mesh", "tp=5", "--schedule", "gpipe"];
+      const { code } = await command([...args, "--vocab", "3"]);
+      assert.equal(code, 1);
+    }
+    assert.ok(!existsSync(at("refused")));
+    assert.deepEqual(existsSync("runs") ? readdirSync("runs") : undefined, folders);
+  });
+
+  it("--zero without an fsdp axis", async () => {
+    await fails("zero", ["train", ...quick, ...text, "--zero", "2"], 2, /--zero 2: --mesh has no fsdp axis/);
+    await fails("size 1", ["train", ...quick, ...text, "--zero", "3", "--mesh", "dp=2,fsdp=1"], 2, /no fsdp axis/);
+  });
+
   it("a disk that is full", async () => {
     mkdirSync(at("run"));
     symlinkSync("/dev/full", at("run/metrics.jsonl"));
@@ -144,8 +162,7 @@ describe("errors of the command", () => {
     assert.ok(existsSync(at("run/model/config.json")), "the model is saved all the same");
   });
 
-  it("weights larger than files may be, with the old ones kept", async function () {
-    this.timeout(30_000);
+  it("weights larger than files may be, with the old ones kept", async () => {
     const main = fileURLToPath(new URL("../../lib/cli/main.ts", import.meta.url));
     const args = ["train", ...quick, ...text, "--width", "64"];
     assert.equal((await command(args)).code, 0);

@@ -27,8 +27,27 @@ describe("run folder", () => {
     for (const expected of ["runs/20261121-070509-my-model", "runs/20261121-070509-my-model-2"]) {
       await using run = await RunFolder.create({ name: "my model", now });
       assert.equal(run.path, expected);
+      await run.writeRecord({});
       assert.ok(existsSync(run.modelPath));
     }
+  });
+
+  it("leaves nothing behind when nothing was written, and what was there as it was", async () => {
+    await (await RunFolder.create({ name: "x" }))[Symbol.asyncDispose]();
+    await (await RunFolder.create({ name: "x", out: "deep/out" }))[Symbol.asyncDispose]();
+    assert.deepEqual(readdirSync("."), []);
+    {
+      await using run = await RunFolder.create({ name: "x", out: "out" });
+      run.metric({ step: 1 });
+    }
+    await (await RunFolder.create({ name: "x", out: "out" }))[Symbol.asyncDispose]();
+    assert.equal(readFileSync("out/metrics.jsonl", "utf8"), '{"step":1}\n');
+    {
+      await using run = await RunFolder.create({ name: "x", out: "out" });
+      await run.writeRecord({});
+      run.metric({ step: 2 });
+    }
+    assert.equal(readFileSync("out/metrics.jsonl", "utf8"), '{"step":2}\n');
   });
 
   it("keeps metrics in order and full precision", async () => {
