@@ -8,9 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "backend/cpu/registry.h"
-#include "runtime/pool.h"
-#include "test/harness.h"
+#include "test/target.h"
 
 namespace meshwork::test {
 
@@ -141,13 +139,10 @@ struct Instruct {
   std::vector<double> floats;
   std::vector<int32_t> table;
 
-  Status check(Isa isa = Isa::portable) const { return findCpuKernel(op, isa)->check(call(nullptr, true)); }
+  Status check(Isa isa = Isa::portable) const { return kernelOf(op, isa)->check(call(true)); }
 
   // Runs it once.
-  void run(Isa isa = activeIsa(), int threads = 1) const {
-    Pool pool(threads);
-    findCpuKernel(op, isa)->run(call(&pool, false));
-  }
+  void run(Isa isa = targetIsa(), int threads = 1) const { runKernel(*kernelOf(op, isa), call(false), threads); }
 
   // Runs it on every instruction set with 1 and 3 threads; all must give the same bits (between instruction sets only
   // when `sameOnAll`). The outputs hold the active set's results afterwards.
@@ -158,7 +153,7 @@ struct Instruct {
     std::vector<std::vector<std::byte>> before, first;
     for (const Tensor* t : out) before.push_back(t->bytes());
     for (int isa = 0; isa < kIsaCount; ++isa) {
-      if (!isaSupported(static_cast<Isa>(isa))) continue;
+      if (!targetHas(static_cast<Isa>(isa))) continue;
       if (!sameOnAll) first.clear();
       for (const int threads : {1, 3}) {
         for (size_t k = 0; k < out.size(); ++k) out[k]->setBytes(before[k]);
@@ -179,7 +174,7 @@ struct Instruct {
   struct Held {
     std::vector<Operand> in, out;
   };
-  Call call(Pool* pool, bool shapesOnly) const {
+  Call call(bool shapesOnly) const {
     held_ = {};
     for (Tensor* t : in) held_.in.push_back(shapesOnly ? t->shape() : t->operand());
     for (Tensor* t : out) held_.out.push_back(shapesOnly ? t->shape() : t->operand());
@@ -194,7 +189,6 @@ struct Instruct {
     c.floatCount = static_cast<int>(floats.size());
     c.table = shapesOnly ? nullptr : table.data();
     c.tableCount = static_cast<int>(table.size());
-    c.pool = pool;
     return c;
   }
   mutable Held held_;

@@ -5,9 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "backend/cpu/registry.h"
-#include "runtime/pool.h"
-#include "test/harness.h"
+#include "test/target.h"
 
 // Its own (inline) namespace: kernel_test.h has a Tensor too.
 namespace meshwork::test::inline kernels {
@@ -136,21 +134,19 @@ struct Prepared {
 
 inline Status check(Op op, const Tensors& inputs, const Tensors& outputs, const Attributes& attributes) {
   const Prepared prepared(inputs, outputs, attributes, false);
-  return findCpuKernel(op)->check(prepared.call);
+  return kernelOf(op, targetIsa())->check(prepared.call);
 }
 
 // Checks and runs a kernel; fails the test if the check refuses or a guard was written to.
 inline void run(Op op, Isa isa, int threads, const Tensors& inputs, const Tensors& outputs,
                 const Attributes& attributes) {
-  const Kernel* kernel = findCpuKernel(op, isa);
+  const Kernel* kernel = kernelOf(op, isa);
   CHECK(kernel != nullptr);
   if (kernel == nullptr) return;
   const Status status = kernel->check(Prepared(inputs, outputs, attributes, false).call);
   if (!status.ok()) return fail(__FILE__, __LINE__, "refused: " + status.message());
-  Pool pool(threads);
-  Prepared prepared(inputs, outputs, attributes, true);
-  prepared.call.pool = &pool;
-  kernel->run(prepared.call);
+  const Prepared prepared(inputs, outputs, attributes, true);
+  runKernel(*kernel, prepared.call, threads);
   for (const Tensor* t : inputs) CHECK(t->guardsWhole());
   for (const Tensor* t : outputs) CHECK(t->guardsWhole());
 }
@@ -159,7 +155,7 @@ inline void run(Op op, Isa isa, int threads, const Tensors& inputs, const Tensor
 template <class Body>
 void forEachIsa(const Body& body) {
   for (int i = 0; i < kIsaCount; ++i) {
-    if (isaSupported(static_cast<Isa>(i))) body(static_cast<Isa>(i));
+    if (targetHas(static_cast<Isa>(i))) body(static_cast<Isa>(i));
   }
 }
 

@@ -331,7 +331,7 @@ TEST(elementwise_in_place) {
   // y0 is x's memory and is known before x is read for the last time.
   const Instruct in = expression({&x}, {&x, &other}, {{EOp::neg_, kF32, 0}, {EOp::mul_, kF32, 0, 0}}, {1, 2});
   CHECK(in.check().ok());
-  in.run(activeIsa(), 2);
+  in.run(targetIsa(), 2);
   for (int64_t i = 0; i < 5000; ++i) {
     CHECK_EQ(x.get(i), -before.get(i));
     CHECK_EQ(other.get(i), static_cast<float>(before.get(i)) * static_cast<float>(before.get(i)));

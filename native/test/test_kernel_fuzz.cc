@@ -8,9 +8,7 @@
 #include <cstring>
 #include <random>
 
-#include "backend/cpu/registry.h"
-#include "runtime/pool.h"
-#include "test/harness.h"
+#include "test/target.h"
 
 namespace meshwork {
 namespace {
@@ -100,13 +98,13 @@ class GuardedMemory {
 
 class Fuzzer {
  public:
-  explicit Fuzzer(uint32_t seed) : random_(seed), pool_(1) {
+  explicit Fuzzer(uint32_t seed) : random_(seed) {
     for (double& value : floats_) value = static_cast<double>(pick(7)) / 4 - 0.5;
   }
 
   // Returns whether check() let the case through.
   bool once(const Template& base, Isa isa) {
-    const Kernel* kernel = findCpuKernel(base.op, isa);
+    const Kernel* kernel = test::kernelOf(base.op, isa);
     if (kernel == nullptr) return false;
     draw(base);
     if (chance(3)) mutate();
@@ -118,7 +116,7 @@ class Fuzzer {
     if (!kernel->check(call).ok()) return false;
     if (!allocate(base)) return false;
     call = makeCall();
-    kernel->run(call);
+    test::runKernel(*kernel, call, 1);
     for (const std::byte* begin : data_) {
       if (memory_.intact(begin)) continue;
       test::fail(__FILE__, __LINE__,
@@ -268,7 +266,6 @@ class Fuzzer {
     call.floatCount = kWords;
     call.table = table_;
     call.tableCount = kWords;
-    call.pool = &pool_;
     return call;
   }
 
@@ -315,7 +312,6 @@ class Fuzzer {
 
   static constexpr int kWords = 8;
   std::mt19937 random_;
-  Pool pool_;
   double floats_[kWords] = {};
   int32_t table_[kWords] = {};
   int64_t letters_[26] = {};
@@ -331,7 +327,7 @@ class Fuzzer {
 TEST(kernel_fuzz) {
   for (const Template& base : templates()) {
     for (int isa = 0; isa < kIsaCount; ++isa) {
-      if (findCpuKernel(base.op, static_cast<Isa>(isa)) == nullptr) continue;
+      if (test::kernelOf(base.op, static_cast<Isa>(isa)) == nullptr) continue;
       Fuzzer fuzzer(static_cast<uint32_t>(base.op) * 10 + static_cast<uint32_t>(isa));
       int ran = 0;
       for (int i = 0; i < 3000; ++i) ran += fuzzer.once(base, static_cast<Isa>(isa));

@@ -213,7 +213,7 @@ TEST(matmul_repeated_operands) {
     product.residual.view().strides[1] = 0;
     product.bias.view().strides[0] = 0;
     const std::vector<double> expected = product.expected();
-    run(Op::matmul, activeIsa(), 2, product.inputs(), {&product.d}, product.attributes());
+    run(Op::matmul, targetIsa(), 2, product.inputs(), {&product.d}, product.attributes());
     for (size_t i = 0; i < expected.size(); ++i) {
       CHECK_NEAR(product.d.get(static_cast<int64_t>(i)), expected[i], k < 100 ? 1e-5 : 2e-4);
     }
@@ -226,7 +226,7 @@ TEST(matmul_residual_may_be_the_result) {
     product.d.random(8);
     product.residual.random(8);
     const std::vector<double> expected = product.expected();
-    run(Op::matmul, activeIsa(), 2, {&product.a, &product.b, &product.d}, {&product.d}, product.attributes());
+    run(Op::matmul, targetIsa(), 2, {&product.a, &product.b, &product.d}, {&product.d}, product.attributes());
     for (size_t i = 0; i < expected.size(); ++i) {
       CHECK_NEAR(product.d.get(static_cast<int64_t>(i)), expected[i], 2e-4);
     }
@@ -236,7 +236,7 @@ TEST(matmul_residual_may_be_the_result) {
 TEST(matmul_does_not_touch_the_padding) {
   for (int64_t k : {9, 4200}) {
     Product product({.shape = {2, 17, 37, k}, .padding = 11});
-    run(Op::matmul, activeIsa(), 1, product.inputs(), {&product.d}, product.attributes());
+    run(Op::matmul, targetIsa(), 1, product.inputs(), {&product.d}, product.attributes());
     const double untouched = static_cast<double>(std::bit_cast<float>(0xababababu));
     product.d.view().dims[2] = 48;  // the pitch
     for (int64_t row = 0; row < 34; ++row) {

@@ -82,8 +82,8 @@ TEST(rope_in_place_and_back) {
   Problem p({.batch = 1, .length = 30, .heads = 2, .features = 48});
   std::vector<double> before;
   for (int64_t i = 0; i < p.x.count(); ++i) before.push_back(p.x.get(i));
-  run(Op::rope, activeIsa(), 2, {&p.x, &p.positions, &p.frequencies}, {&p.x}, {{0}});
-  run(Op::rope, activeIsa(), 2, {&p.x, &p.positions, &p.frequencies}, {&p.x}, {{1}});
+  run(Op::rope, targetIsa(), 2, {&p.x, &p.positions, &p.frequencies}, {&p.x}, {{0}});
+  run(Op::rope, targetIsa(), 2, {&p.x, &p.positions, &p.frequencies}, {&p.x}, {{1}});
   for (int64_t i = 0; i < p.x.count(); ++i) CHECK_NEAR(p.x.get(i), before[static_cast<size_t>(i)], 5e-7);
 }
 

@@ -15,9 +15,10 @@ inline double fromBf16(uint16_t bits) {
 }
 inline double fromF16(uint16_t bits) {
   const int exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
-  double value = exponent == 31 ? (fraction ? __builtin_nan("") : __builtin_inf())
-                 : exponent == 0 ? fraction * 0x1p-24
-                                 : (1024 + fraction) * std::bit_cast<double>(static_cast<uint64_t>(exponent - 25 + 1023) << 52);
+  const double power = std::bit_cast<double>(static_cast<uint64_t>(exponent - 25 + 1023) << 52);
+  const double value = exponent == 31  ? (fraction ? __builtin_nan("") : __builtin_inf())
+                       : exponent == 0 ? fraction * 0x1p-24
+                                       : (1024 + fraction) * power;
   return bits & 0x8000 ? -value : value;
 }
 inline double fromTf32(uint32_t bits) { return static_cast<double>(std::bit_cast<float>(bits & 0xffffe000u)); }

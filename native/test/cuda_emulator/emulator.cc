@@ -446,7 +446,8 @@ bool isShared(const void* at, size_t bytes) {
 
 void copyAsync(void* to, const void* from, size_t bytes, size_t filled, const Site& site) {
   if (!isShared(to, bytes)) fail(site, "an asynchronous copy to what is not shared memory");
-  if (bytes != 4 && bytes != 8 && bytes != 16) fail(site, "an asynchronous copy of " + std::to_string(bytes) + " bytes");
+  if (bytes != 4 && bytes != 8 && bytes != 16)
+    fail(site, "an asynchronous copy of " + std::to_string(bytes) + " bytes");
   if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || (filled > 0 && reinterpret_cast<uintptr_t>(from) % bytes != 0)) {
     fail(site, "an asynchronous copy that is not aligned");
   }

@@ -83,7 +83,7 @@ uint64_t launchCount();
 [[noreturn]] void fail(const Site& site, const std::string& message);
 
 enum class Vote { none, any, all, count };
-// Waits for `threads` threads of the block (0: all) at barrier `id`, which must all come from one place when `sameSite`.
+// Waits for `threads` threads of the block (0: all) at barrier `id`; at barrier 0 all must come from one place.
 int barrier(int id, unsigned threads, Vote vote, int predicate, const Site& site);
 
 // Meets the lanes of `mask`. The last one to come calls combine(in, out) with the lanes' arguments (null for lanes that

@@ -1,4 +1,4 @@
-// Fibers: stacks of their own that one thread of the operating system switches between, for the emulator's CUDA threads.
+// Fibers: stacks that one thread of the operating system switches between, for the emulator's CUDA threads.
 #pragma once
 #include <cstddef>
 

@@ -41,7 +41,8 @@ __device__ __forceinline__ void mmaTf32(float (&c)[4], const uint32_t (&a)[4], c
 }
 
 // Loads 8 x 8 matrices of 16-bit values from shared memory: matrix i's rows are where lanes 8i to 8i + 7 point, each 16
-// bytes long and aligned. Lane gets elements (g, 2t) and (g, 2t + 1) of every matrix, of its transpose in the second form.
+// bytes long and aligned. A lane gets elements (g, 2t) and (g, 2t + 1) of every matrix; in the second form, of its
+// transpose.
 __device__ __forceinline__ void loadMatrices(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
