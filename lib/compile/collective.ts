@@ -38,7 +38,8 @@ function tableOf(layout: MeshLayout, rank: number, part: CollectivePart): Device
   return {
     words: (entry) => {
       if (entry.kind === "literal") return [entry.value];
-      return [...((entry.size === 0 ? part.counts : part.joinCounts) ?? [])];
+      const sent = entry.kind === "counts" && entry.size === 0;
+      return [...((sent ? part.counts : part.joinCounts) ?? [])];
     },
     group: (entry) => layout.group(rank, entry.axes, entry.stages),
   };

@@ -16,6 +16,8 @@ export function deviceTable(layout: MeshLayout, rank: number): DeviceTable {
           return [startOf(entry, layout, place)];
         case "counts":
           return counts(entry, layout, place);
+        case "ring":
+          return ringCounts(entry, layout, place);
       }
     },
     group: (entry) => layout.group(rank, entry.axes, entry.stages),
@@ -26,6 +28,18 @@ export function deviceTable(layout: MeshLayout, rank: number): DeviceTable {
 function startOf(entry: TableEntry & { kind: "start" }, layout: MeshLayout, place: Place): number {
   const { start } = shardInterval(entry.size, entry.axes, layout.sizes, place);
   return entry.outer ? start - shardInterval(entry.size, entry.outer, layout.sizes, place).start : start;
+}
+
+/** What a rank sends to each, or receives from each, when all parts move on by one rank. */
+function ringCounts(entry: TableEntry & { kind: "ring" }, layout: MeshLayout, place: Place): number[] {
+  const name = axisName(entry.axis);
+  const ranks = layout.size(name);
+  const own = place.coordinates[name] ?? 0;
+  const before = (own + ranks - 1) % ranks;
+  const [owner, peer] = entry.side === "send" ? [own, (own + 1) % ranks] : [before, before];
+  const at = { ...place, coordinates: { ...place.coordinates, [name]: owner } };
+  const { start, stop } = shardInterval(entry.size, [...entry.outer, entry.axis], layout.sizes, at);
+  return Array.from({ length: ranks }, (_, r) => (r === peer ? stop - start : 0));
 }
 
 /** Size of each rank's part of a dim, over the ranks along `axes`, in group order. */

@@ -19,6 +19,10 @@ export interface FactorMap {
   readonly reduce?: Readonly<Record<string, ReduceKind | readonly (ReduceKind | null)[]>>;
   /** These factors may be split over k ranks only when the number given is a multiple of k (the major dim of a reshape). */
   readonly divisible?: Readonly<Record<string, number>>;
+  /** Factors along which an index has a meaning (iota, the rows of a table): such dims cannot be reordered. */
+  readonly ordered?: readonly string[];
+  /** Factors of dims that are never split, yet go together when they are reordered (a row of softmax, keys of attention). */
+  readonly unsplit?: Pick<FactorMap, "inputs" | "outputs">;
 }
 
 /**
@@ -34,9 +38,29 @@ export interface ShardingRule<P> {
   readonly linear: Linearity;
   /**
    * Replaces the op by a subgraph when inputs are split in a way the kernel cannot take (cross-entropy over a split
-   * vocabulary); null where the factors suffice.
+   * vocabulary), or in a way that a local subgraph of ops and collectives does better (attention over a split sequence);
+   * null where the factors suffice.
    */
-  decompose?<V>(b: Builder<V>, inputs: readonly V[], specs: readonly ValueSpec[], params: P): V[] | null;
+  decompose?<V>(
+    b: Builder<V>,
+    inputs: readonly V[],
+    specs: readonly ValueSpec[],
+    params: P,
+    local: LocalBuilder<V>,
+  ): V[] | null;
+}
+
+/** What a rule uses to write a local subgraph: ops that every rank runs on the parts it holds. */
+export interface LocalBuilder<V> {
+  /** Size of a mesh axis, by its name with or without marks; 1 for one the mesh lacks. */
+  size(axis: string): number;
+  /** The value summed where it is partial, and split like this. */
+  split(value: V, dims: readonly (readonly string[])[]): V;
+  /**
+   * One op on operands as they lie, with results that lie as given: nothing is inferred and nothing inserted, so that the
+   * rule answers for what it means. A dim is as long as all ranks' parts together.
+   */
+  emit(op: string, inputs: readonly V[], params: Params, dims: readonly (readonly (readonly string[])[])[]): V[];
 }
 
 /** Inputs of a gradient rule. */

@@ -12,7 +12,8 @@ export type ReduceKind = "sum" | "max" | "min";
 
 /**
  * The compiler's spec. An axis written with a trailing `*` ("dp*") splits samples of a microbatch: there the owner of the
- * remainder rotates with the microbatch, so that over a step every rank gets its share.
+ * remainder rotates with the microbatch, so that over a step every rank gets its share. "cp@2" is "cp" after two shifts
+ * round the ring: each rank holds the part of the rank two before it.
  */
 export interface ValueSpec {
   /** For each dim, the axes that split it, outermost first. */
@@ -30,9 +31,21 @@ export interface Place {
   readonly microbatch: number;
 }
 
-/** Axis name without the rotation mark. */
+/** Axis name without the marks of rotation and of shifts. */
 export function axisName(axis: string): string {
-  return axis.endsWith("*") ? axis.slice(0, -1) : axis;
+  const mark = axis.search(/[*@]/);
+  return mark < 0 ? axis : axis.slice(0, mark);
+}
+
+/** How often parts were shifted round the ring: 2 for "cp@2", 0 for "cp". */
+export function shiftsOf(axis: string): number {
+  const mark = axis.indexOf("@");
+  return mark < 0 ? 0 : Number(axis.slice(mark + 1));
+}
+
+/** The axis after so many shifts from where each rank holds its own part. */
+export function shifted(axis: string, shifts: number): string {
+  return shifts === 0 ? axisName(axis) : `${axisName(axis)}@${shifts}`;
 }
 
 /** The spec of a whole value on every device. */
@@ -111,7 +124,8 @@ export function shardInterval(
     const parts = sizes[name] ?? 1;
     const turn = axis.endsWith("*") ? turns % parts : 0;
     if (axis.endsWith("*")) turns = Math.floor(turns / parts);
-    const part = splitOnce(length, parts, place.coordinates[name] ?? 0, turn);
+    const rank = ((place.coordinates[name] ?? 0) - shiftsOf(axis) + parts) % parts;
+    const part = splitOnce(length, parts, rank, turn);
     start += part.start;
     length = part.stop - part.start;
   }

@@ -194,7 +194,7 @@ export class Dropout extends Module {
       input(x.context, stepInput.samples, x.shape.slice(0, 1)).sym,
     ];
     const site = siteHash(`${this.path}#${ordinal}`);
-    const params = { kind: "uniform", dtype: "f32", shape: [...x.shape], site, rows: true };
+    const params = { kind: "uniform", dtype: "f32", shape: [...x.shape], site, indexed: [0] };
     const kept = x.wrap(builder.one("random", operands, params)).ge(this.probability);
     return kept.where(x.mul(1 / (1 - this.probability)), 0);
   }

@@ -7,6 +7,7 @@ import { defineKernel } from "../ir/kernel.ts";
 import type { LowerContext, View } from "../ir/lowering.ts";
 import type { FactorMap, OpRecord } from "../ir/op.ts";
 import { typeText } from "../ir/print.ts";
+import type { ValueSpec } from "../ir/spec.ts";
 import { collapseView } from "../ir/view.ts";
 import {
   expectDType,
@@ -23,6 +24,7 @@ import {
   streamCost,
   unitStride,
 } from "./define.ts";
+import { ringAttention, ringAttentionGrad, ringAxis } from "./ring-attention.ts";
 
 export const ropeKernel = defineKernel({
   name: "rope",
@@ -103,14 +105,26 @@ function expectAttention(op: string, inputs: readonly TensorType[]): [TensorType
   ];
 }
 
-const qFactors = ["b", null, "g", null, null];
 const kvFactors = ["b", null, "g", null];
-const lseFactors = ["b", "g", null, null];
-const markFactors = ["b", null];
 
-function attentionFactors(fixed: FactorMap["inputs"], count: number, outputs: FactorMap["outputs"]): FactorMap {
-  const marks = Array.from({ length: count - fixed.length }, () => markFactors);
-  return { inputs: [...fixed, ...marks], outputs };
+/** Factors of operands by kind: q-like, k-like, lse; then the marks. Queries may be split where their index says nothing. */
+function attentionFactors(count: number, params: AttentionParams, inputs: string, outputs: string): FactorMap {
+  const t = params.causal && !params.positions ? null : "t";
+  const of = (kind: string): (string | null)[] =>
+    kind === "q" ? ["b", t, "g", null, null] : kind === "k" ? kvFactors : ["b", "g", null, t];
+  const marks = Array.from({ length: count - inputs.length }, (_, i) => ["b", i % 2 === 0 ? t : null]);
+  // Without positions, where a causal key stands is its index.
+  const keys = (kind: string): (string | null)[] => {
+    return kind === "k" && t !== null ? [null, "s", null, null] : new Array<null>(kind === "q" ? 5 : 4).fill(null);
+  };
+  const keyMarks = marks.map((_, i) => [null, i % 2 === 0 || t === null ? null : "s"]);
+  const unsplit = { inputs: [...[...inputs].map(keys), ...keyMarks], outputs: [...outputs].map(keys) };
+  return { inputs: [...[...inputs].map(of), ...marks], outputs: [...outputs].map(of), unsplit };
+}
+
+/** The axis round whose ring keys and values go; null where the factors suffice. */
+function ringOf(specs: readonly ValueSpec[], { causal, positions }: AttentionParams): string | null {
+  return causal && !positions ? null : ringAxis(specs);
 }
 
 /** So many products of width d or e for each pair of query and key; causal attention sees half of the pairs. */
@@ -153,8 +167,12 @@ const attention: OpRecord<AttentionParams> = {
     return expectAttention("attention", inputs);
   },
   sharding: {
-    factors: (inputs) => attentionFactors([qFactors, kvFactors, kvFactors], inputs.length, [qFactors, lseFactors]),
+    factors: (inputs, _, params) => attentionFactors(inputs.length, params, "qkk", "ql"),
     linear: "none",
+    decompose(b, inputs, specs, params, local) {
+      const axis = ringOf(specs, params);
+      return axis === null ? null : ringAttention(b, local, inputs, specs[0]!, axis, params);
+    },
   },
   gradient: {
     rule: (b, { inputs, outputs, cotangents, params }) => {
@@ -186,11 +204,12 @@ const attentionGrad: OpRecord<AttentionParams> = {
     return inputs.slice(0, 3);
   },
   sharding: {
-    factors(inputs) {
-      const fixed = [qFactors, kvFactors, kvFactors, qFactors, lseFactors, qFactors];
-      return attentionFactors(fixed, inputs.length, [qFactors, kvFactors, kvFactors]);
-    },
+    factors: (inputs, _, params) => attentionFactors(inputs.length, params, "qkkqlq", "qkk"),
     linear: "none",
+    decompose(b, inputs, specs, params, local) {
+      const axis = ringOf(specs, params);
+      return axis === null ? null : ringAttentionGrad(b, local, inputs, specs[0]!, axis, params);
+    },
   },
   gradient: onceOnly("attention"),
   cost: (inputs, outputs, params) => streamCost(inputs, outputs, pairFlops(inputs, params, 5)),

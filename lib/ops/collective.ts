@@ -4,7 +4,7 @@ import type { TensorType } from "../ir/graph.ts";
 import { defineKernel } from "../ir/kernel.ts";
 import type { Attribute, LowerContext, TableEntry } from "../ir/lowering.ts";
 import type { Gradient, OpRecord } from "../ir/op.ts";
-import { axisName, type ReduceKind, sameAxes, specText, type ValueSpec } from "../ir/spec.ts";
+import { axisName, type ReduceKind, sameAxes, shifted, shiftsOf, specText, type ValueSpec } from "../ir/spec.ts";
 import { expectDim, expectInputs, identityFactors, noCost, perElement } from "./define.ts";
 import { reduceKinds } from "./reduction.ts";
 
@@ -70,6 +70,8 @@ export type DimParams = OverAxes & { readonly dim: number };
 export type ReduceScatterParams = DimParams & { readonly kind: ReduceKind };
 /** Moves the innermost axes of joinDim to splitDim. */
 export type AllToAllParams = OverAxes & { readonly splitDim: number; readonly joinDim: number };
+/** Every rank gives its part of a dim, split innermost by one axis, to the next rank round the ring. */
+export type RingShiftParams = DimParams;
 /** Copies the value of the rank with this index in the group. */
 export type BroadcastFromParams = OverAxes & { readonly root: number };
 
@@ -121,6 +123,9 @@ function outerAxes(op: string, spec: ValueSpec, dim: number, axes: readonly stri
 /** Sizes of the ranks' parts of a dim that `axes` split innermost in `spec`. */
 function counts<P>(ctx: LowerContext<P>, op: string, spec: ValueSpec, dim: number, axes: readonly string[]): Attribute {
   const outer = outerAxes(op, spec, dim, axes);
+  // Parts are joined in the order of ranks: after a shift that is not the order of the parts.
+  if (axes.some((a) => shiftsOf(a) > 0))
+    throw new ProgramError(`${op} of parts shifted round a ring: ${specText(spec)}`);
   return { table: { kind: "counts", size: ctx.globalOutputs[0]!.shape[dim]!, axes, outer } };
 }
 
@@ -167,6 +172,26 @@ export const collectiveOps = {
       const split = counts(ctx, "all_to_all", ctx.outputSpecs[0]!, splitDim, axes);
       const join = counts(ctx, "all_to_all", ctx.inputSpecs[0]!, joinDim, axes);
       exchange(ctx, "all_to_all", [splitDim, joinDim, split, join]);
+    },
+  ),
+  /** An all_to_all in which each rank has one peer to give to, and another to get from. */
+  ring_shift: collective<RingShiftParams>(
+    "ring_shift",
+    ({ dim }) => [dim],
+    (ctx) => {
+      const { dim, axes } = ctx.params;
+      const axis = axes[0]!;
+      const outer = outerAxes("ring_shift", ctx.inputSpecs[0]!, dim, [axis]);
+      const after = ctx.outputSpecs[0]!.dims[dim]!.at(-1);
+      // The last shift of a ring brings parts home.
+      if (axes.length > 1 || (after !== shifted(axis, shiftsOf(axis) + 1) && after !== axisName(axis))) {
+        throw new ProgramError(`ring_shift of ${specText(ctx.inputSpecs[0]!)} gives ${specText(ctx.outputSpecs[0]!)}`);
+      }
+      const counts = (side: "send" | "receive"): Attribute => {
+        return { table: { kind: "ring", size: ctx.globalOutputs[0]!.shape[dim]!, axis, outer, side } };
+      };
+      const operands = [ctx.contiguous(ctx.inputs[0]!)];
+      ctx.emit("all_to_all", operands, [ctx.output(0)], [group(axes), dim, dim, counts("send"), counts("receive")]);
     },
   ),
   /** This device's part of a dim that was whole over these axes: nothing crosses between ranks. */

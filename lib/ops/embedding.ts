@@ -59,7 +59,7 @@ const embedding: OpRecord<NoParams> = {
   sharding: {
     factors(inputs) {
       const dims = dimFactors(inputs[1]!.shape.length);
-      return { inputs: [["v", "w"], dims], outputs: [[...dims, "w"]] };
+      return { inputs: [["v", "w"], dims], outputs: [[...dims, "w"]], ordered: ["v"] };
     },
     linear: [0],
   },
@@ -94,7 +94,7 @@ const embeddingGrad: OpRecord<EmbeddingGradParams> = {
   sharding: {
     factors(inputs) {
       const dims = dimFactors(inputs[1]!.shape.length);
-      return { inputs: [[...dims, "w"], dims], outputs: [["v", "w"]] };
+      return { inputs: [[...dims, "w"], dims], outputs: [["v", "w"]], ordered: ["v"] };
     },
     linear: [0],
   },

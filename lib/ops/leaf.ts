@@ -1,6 +1,7 @@
 // Ops without tensor operands: inputs, parameters, constants, index tensors and random numbers.
 import type { DType } from "../core/dtype.ts";
-import { DTypeError, ProgramError } from "../core/errors.ts";
+import { DTypeError, ProgramError, ShapeError } from "../core/errors.ts";
+import { shapeText } from "../core/shape.ts";
 import { defineKernel } from "../ir/kernel.ts";
 import type { TensorType } from "../ir/graph.ts";
 import type { Attribute, LowerContext } from "../ir/lowering.ts";
@@ -29,14 +30,15 @@ export type ConstantParams = { readonly value: number; readonly dtype: DType; re
 export type IotaParams = { readonly dim: number; readonly shape: readonly number[] };
 /**
  * Random numbers that depend on the key (i32 [3]: seed low, seed high, step), the site and the global index of each
- * element only. `rows`: a second operand, i32 [shape[0]], gives the index in dim 0 (a sample's index in the global batch).
+ * element only. `indexed`: dims, ascending, whose indices further operands give, i32 [shape[dim]]: a sample's index in the
+ * global batch, the position of a token whose sequence was reordered.
  */
 export type RandomParams = {
   readonly kind: "bits" | "uniform" | "normal";
   readonly dtype: DType;
   readonly shape: readonly number[];
   readonly site: number;
-  readonly rows: boolean;
+  readonly indexed: readonly number[];
 };
 
 /** No operands; every dim of the result may be split. */
@@ -95,7 +97,10 @@ const iota: OpRecord<IotaParams> = {
     expectDim("iota", { dtype: "i32", shape }, dim);
     return [{ dtype: "i32", shape }];
   },
-  sharding: { factors: leafFactors, linear: "none" },
+  sharding: {
+    factors: (inputs, outputs, { dim }) => ({ ...leafFactors(inputs, outputs), ordered: [`d${dim}`] }),
+    linear: "none",
+  },
   gradient: { rule: () => [] },
   cost: perElement(1),
   lower(ctx) {
@@ -106,23 +111,23 @@ const iota: OpRecord<IotaParams> = {
 
 export const randomKernel = defineKernel({
   name: "random",
-  doc: `Counter-based random numbers, Philox4x32-10. key i32 [3] = seed low, seed high, step. Words after kind, site, has_rows: for
+  doc: `Counter-based random numbers, Philox4x32-10. key i32 [3] = seed low, seed high, step. Words after kind, site, indexed: for
 each dim of y, two words: start (index into table, -1 for 0) and the global size of that dim. The global linear index of an
-element is row-major over global sizes with index start + local index; when has_rows is 1, rows i32 [dims[0]] gives the
-index in dim 0 instead. counter = [lo(q), hi(q), site, step], q = index / 4, key = [seed low, seed high]; lane = index % 4.
+element is row-major over global sizes with index start + local index; for each dim d of y whose bit 1 << d indexed has, an
+input, i32 [dims[d]], gives the index in that dim instead (inputs in the dims' order). counter = [lo(q), hi(q), site, step], q = index / 4, key = [seed low, seed high]; lane = index % 4.
 kind 0: bits (i32). 1: uniform f32 (bits >> 8) * 2^-24, in [0, 1). 2: normal, Box-Muller on the lane pairs (0,1) and (2,3),
 r = sqrt(-2 log(1 - u1)), (r cos 2 pi u2, r sin 2 pi u2), in f32 by own polynomials (no contraction: same bits on every
 path). f64 and bf16 y take the f32 number, converted.`,
-  inputs: ["key", "rows?"],
+  inputs: ["key", "indices*"],
   outputs: ["y"],
-  attrs: { kind: "int", site: "int", has_rows: "int" },
+  attrs: { kind: "int", site: "int", indexed: "int" },
   rest: "int",
 });
 
 const randomKinds = ["bits", "uniform", "normal"] as const;
 
 function lowerRandom(ctx: LowerContext<RandomParams>): void {
-  const { kind, site, rows, shape } = ctx.params;
+  const { kind, site, indexed, shape } = ctx.params;
   const words = shape.flatMap((size, d): Attribute[] => {
     const start = startEntry(size, ctx.outputSpecs[0]!.dims[d]!);
     return [start === null ? -1 : { table: start }, size];
@@ -131,27 +136,32 @@ function lowerRandom(ctx: LowerContext<RandomParams>): void {
     "random",
     ctx.inputs.map(ctx.contiguous),
     [ctx.output(0)],
-    [randomKinds.indexOf(kind), site, rows ? 1 : 0, ...words],
+    [randomKinds.indexOf(kind), site, indexed.reduce((bits, d) => bits + 2 ** d, 0), ...words],
   );
 }
 
 const random: OpRecord<RandomParams> = {
   name: "random",
-  infer(inputs, { kind, dtype, shape, rows }) {
-    expectInputs("random", inputs, rows ? 2 : 1);
+  infer(inputs, { kind, dtype, shape, indexed }) {
+    expectInputs("random", inputs, 1 + indexed.length);
     expectSizes("random", shape);
     expectShape("random", "the key", inputs[0]!, [3]);
-    if (rows) expectShape("random", "the row numbers", inputs[1]!, shape.slice(0, 1));
-    if (inputs.some((type) => type.dtype !== "i32")) throw new DTypeError("random: key and row numbers must be i32");
+    indexed.forEach((d, i) => {
+      expectDim("random", { dtype, shape }, d);
+      if (i > 0 && d <= indexed[i - 1]!) throw new ShapeError(`random: indexed dims ${shapeText(indexed)} must ascend`);
+      expectShape("random", `the indices of dim ${d}`, inputs[i + 1]!, [shape[d]!]);
+    });
+    if (inputs.some((type) => type.dtype !== "i32")) throw new DTypeError("random: key and indices must be i32");
     if (kind === "bits" ? dtype !== "i32" : !floats.includes(dtype)) {
       throw new DTypeError(`random: ${kind} cannot be ${dtype}`);
     }
     return [{ dtype, shape }];
   },
   sharding: {
-    factors(inputs, outputs) {
+    factors(_, outputs, { indexed }) {
       const dims = dimFactors(outputs[0]!.shape.length);
-      return { inputs: [[null], dims.slice(0, 1)].slice(0, inputs.length), outputs: [dims] };
+      const ordered = dims.filter((_name, d) => !indexed.includes(d));
+      return { inputs: [[null], ...indexed.map((d) => [dims[d]!])], outputs: [dims], ordered };
     },
     linear: "none",
   },

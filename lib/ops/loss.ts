@@ -130,7 +130,7 @@ const crossEntropyPartial: OpRecord<CrossEntropyParams> = {
   sharding: {
     factors([logits]) {
       const rows = dimFactors(logits!.shape.length - 1);
-      return { inputs: [[...rows, "v"], rows, rows], outputs: [rows, rows] };
+      return { inputs: [[...rows, "v"], rows, rows], outputs: [rows, rows], ordered: ["v"] };
     },
     linear: "none",
   },
@@ -165,7 +165,7 @@ const crossEntropyGrad: OpRecord<CrossEntropyParams> = {
     factors([logits]) {
       const rows = dimFactors(logits!.shape.length - 1);
       const all = [...rows, "v"];
-      return { inputs: [all, rows, rows, rows], outputs: [all] };
+      return { inputs: [all, rows, rows, rows], outputs: [all], ordered: ["v"] };
     },
     linear: [3],
   },

@@ -103,7 +103,9 @@ function reduction(kind: ReduceKind): OpRecord<ReduceParams> {
 /** All operands have the same dims; the last is never split. */
 function rowFactors(inputs: readonly TensorType[], outputs: readonly TensorType[]): FactorMap {
   const of = (type: TensorType) => rowDims(type.shape.length);
-  return { inputs: inputs.map(of), outputs: outputs.map(of) };
+  const row = (type: TensorType) => rowDims(type.shape.length).map((name) => (name === null ? "row" : null));
+  const unsplit = { inputs: inputs.map(row), outputs: outputs.map(row) };
+  return { inputs: inputs.map(of), outputs: outputs.map(of), unsplit };
 }
 
 /** y * (dy - sum(y * dy)), of elementwise ops and a sum. */

@@ -2,6 +2,7 @@
 import { dtypeCode } from "../core/dtype.ts";
 import { ProgramError } from "../core/errors.ts";
 import type { Attribute, TableEntry, View } from "../ir/lowering.ts";
+import { axisName } from "../ir/spec.ts";
 import { opTableHash } from "../ops/hash.ts";
 import { kernels } from "../ops/kernels.ts";
 import type { Instruction, ProgramBuilder } from "./lower.ts";
@@ -97,8 +98,7 @@ export function encodeSegments(
     if (index === before) {
       if (entry.kind === "group") groups.add(JSON.stringify(entry), entry);
       offsets.push(tableWords);
-      tableWords +=
-        entry.kind === "counts" ? entry.axes.reduce((n, a) => n * (program.sizes[a.replace("*", "")] ?? 1), 1) : 1;
+      tableWords += wordsOf(entry, program.sizes);
     }
     return offsets[index]!;
   };
@@ -144,6 +144,12 @@ export function encodeSegments(
     segments,
     viewIndex,
   };
+}
+
+/** Words of a table entry: one, or one for each rank of its axes. */
+function wordsOf(entry: TableEntry, sizes: Readonly<Record<string, number>>): number {
+  const axes = entry.kind === "counts" ? entry.axes : entry.kind === "ring" ? [entry.axis] : [];
+  return axes.reduce((n, a) => n * (sizes[axisName(a)] ?? 1), 1);
 }
 
 function wide(n: number): [number, number] {

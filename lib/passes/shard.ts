@@ -3,12 +3,12 @@
 import { dtypeSize } from "../core/dtype.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { Graph, Node, Params } from "../ir/graph.ts";
-import type { FactorMap, OpRecord } from "../ir/op.ts";
+import type { FactorMap, LocalBuilder, OpRecord } from "../ir/op.ts";
 import { type ReduceKind, type ValueSpec, axisName, sameAxes, specText } from "../ir/spec.ts";
 import { getOp } from "../ops/index.ts";
 import { elementOps } from "../ops/kernels.ts";
 import type { ReshardParams } from "../ops/placement.ts";
-import { GraphBuilder, GraphValueBuilder } from "./graph-builder.ts";
+import { GraphBuilder, type GraphValue, GraphValueBuilder } from "./graph-builder.ts";
 
 /** What the shard pass needs to know beyond the graph. */
 export interface ShardOptions {
@@ -87,6 +87,22 @@ class ShardBuilder extends GraphBuilder {
   /** Set while an explicit reshard is made: it stays where it stands, and is nobody else's. */
   #explicit = false;
 
+  readonly #local: LocalBuilder<GraphValue> = {
+    size: (axis) => this.#sizes[axisName(axis)] ?? 1,
+    split: ({ id }, dims) => ({ id: this.#reshard(this.#reduced(id), dims) }),
+    emit: (op, inputs, params, dims) => {
+      const ids = inputs.map((v) => v.id);
+      const types = getOp(op).infer(
+        ids.map((v) => this.type(v)),
+        params,
+      );
+      return this.append(op, ids, params, types).map((id, i) => {
+        this.graph.values[id]!.spec = { dims: dims[i]!, partial: {} };
+        return { id };
+      });
+    },
+  };
+
   constructor(sizes: Readonly<Record<string, number>>) {
     super();
     this.#sizes = sizes;
@@ -105,14 +121,8 @@ class ShardBuilder extends GraphBuilder {
   override emit(op: string, inputs: readonly number[], params: Params = {}): number[] {
     if (op === "reshard") return [this.#placed(inputs[0]!, params as ReshardParams)];
     const record = getOp(op);
-    const { decompose } = record.sharding;
-    const parts = decompose?.(
-      new GraphValueBuilder(this),
-      inputs.map((id) => ({ id })),
-      inputs.map((v) => this.spec(v)),
-      params,
-    );
-    if (parts) return parts.map((v) => v.id);
+    const parts = this.#decomposed(record, inputs, params);
+    if (parts) return parts;
     const inputTypes = inputs.map((v) => this.type(v));
     const outputTypes = record.infer(inputTypes, params);
     const factors = record.sharding.factors(inputTypes, outputTypes, params);
@@ -148,6 +158,22 @@ class ShardBuilder extends GraphBuilder {
     const placed = this.toSpec(value, { dims, partial: {} });
     this.#explicit = false;
     return placed;
+  }
+
+  /** The results of an op that its rule replaces by a subgraph; null for others. */
+  #decomposed(record: OpRecord, inputs: readonly number[], params: Params): number[] | null {
+    if (!record.sharding.decompose) return null;
+    const { wanted } = this;
+    this.wanted = []; // wishes for the op's results are none of the subgraph's inner values
+    const parts = record.sharding.decompose(
+      new GraphValueBuilder(this),
+      inputs.map((id) => ({ id })),
+      inputs.map((v) => this.spec(v)),
+      params,
+      this.#local,
+    );
+    this.wanted = wanted;
+    return parts && parts.map((v) => v.id);
   }
 
   /** A spec without axes of size 1. */

@@ -107,7 +107,7 @@ export async function initialValues(mesh: Mesh, parameter: Parameter, seed: numb
   const { shape, dtype, initial, path } = parameter;
   if (initial.kind === "constant") return mesh.full(shape, initial.value, dtype).data();
   const key = mesh.tensor(seedWords(seed), { dtype: "i32" });
-  const params = { kind: initial.kind, dtype, shape: [...shape], site: siteHash(path), rows: false };
+  const params = { kind: initial.kind, dtype, shape: [...shape], site: siteHash(path), indexed: [] };
   const drawn = new Tensor(mesh.builder.one("random", [key.sym], params), mesh);
   return scaled(drawn, initial).data();
 }

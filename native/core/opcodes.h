@@ -5,7 +5,7 @@
 namespace meshwork {
 
 // Compared with the number in every program's header.
-constexpr uint32_t kOpTableHash = 0x4085fce0u;
+constexpr uint32_t kOpTableHash = 0x230fa6aau;
 
 // clang-format off
 // elementwise(x*) -> (y*) {count:int, int*}
@@ -163,18 +163,18 @@ constexpr int count_ = 2;
 }
 constexpr int32_t kOp_attention_grad = 18;
 
-// random(key, rows?) -> (y) {kind:int, site:int, has_rows:int, int*}
-// Counter-based random numbers, Philox4x32-10. key i32 [3] = seed low, seed high, step. Words after kind, site, has_rows: for
+// random(key, indices*) -> (y) {kind:int, site:int, indexed:int, int*}
+// Counter-based random numbers, Philox4x32-10. key i32 [3] = seed low, seed high, step. Words after kind, site, indexed: for
 // each dim of y, two words: start (index into table, -1 for 0) and the global size of that dim. The global linear index of an
-// element is row-major over global sizes with index start + local index; when has_rows is 1, rows i32 [dims[0]] gives the
-// index in dim 0 instead. counter = [lo(q), hi(q), site, step], q = index / 4, key = [seed low, seed high]; lane = index % 4.
+// element is row-major over global sizes with index start + local index; for each dim d of y whose bit 1 << d indexed has, an
+// input, i32 [dims[d]], gives the index in that dim instead (inputs in the dims' order). counter = [lo(q), hi(q), site, step], q = index / 4, key = [seed low, seed high]; lane = index % 4.
 // kind 0: bits (i32). 1: uniform f32 (bits >> 8) * 2^-24, in [0, 1). 2: normal, Box-Muller on the lane pairs (0,1) and (2,3),
 // r = sqrt(-2 log(1 - u1)), (r cos 2 pi u2, r sin 2 pi u2), in f32 by own polynomials (no contraction: same bits on every
 // path). f64 and bf16 y take the f32 number, converted.
 namespace attr::random {
 constexpr int kind = 0;
 constexpr int site = 1;
-constexpr int hasRows = 2;
+constexpr int indexed = 2;
 constexpr int count_ = 3;
 }
 constexpr int32_t kOp_random = 19;
@@ -330,7 +330,7 @@ constexpr OpInfo kOpInfo[kOpCount] = {
   {"rope", 3, 3, 1, 1, "i"},
   {"attention", 3, 7, 2, 2, "if"},
   {"attention_grad", 6, 10, 3, 3, "if"},
-  {"random", 1, 2, 1, 1, "iiii*"},
+  {"random", 1, -1, 1, 1, "iiii*"},
   {"square_sum", 1, 1, 1, 1, ""},
   {"adamw", 9, 9, 3, 3, "ffff"},
   {"sgd", 6, 6, 2, 2, "ffi"},

@@ -50,7 +50,7 @@ const std::vector<Template>& templates() {
        {"Tbtgd", "Tbsgd", "Tbsge"},
        {7, 0},
        4},
-      {Op::random, {"i3", "im"}, {"Tmn"}, {2, 9, 1}, 1},
+      {Op::random, {"i3", "im", "in"}, {"Tmn"}, {2, 9, 3}, 2},
       {Op::square_sum, {"Tm"}, {"S1"}, {}},
       {Op::adamw, {"Tm", "Tm", "Tm", "Tm", "T", "T", "T", "T", "i1"}, {"Tm", "Tm", "Tm"}, {0, 0, 0, 0}, 0, {0, 2, 3}},
       {Op::adamw,
@@ -178,7 +178,7 @@ class Fuzzer {
     if (base.op == Op::elementwise) expression();
     if (base.op == Op::matmul || base.op == Op::attention || base.op == Op::attention_grad) matchFlags(base);
     if (base.op == Op::random) {
-      attrs_[2] = inputs_ == 2 ? 1 : 0;
+      attrs_[2] = inputs_ >= 1 && inputs_ <= 3 ? (1 << (inputs_ - 1)) - 1 : attrs_[2];
       for (int d = 0; d < views_.back().rank; ++d) {
         attrs_.push_back(static_cast<int32_t>(pick(kWords + 1)) - 1);
         attrs_.push_back(static_cast<int32_t>(views_.back().dims[d] + pick(4)));

@@ -97,6 +97,20 @@ TEST(random_rows) {
   for (int64_t i = 0; i < 4; ++i) CHECK_EQ(v.get(i), expectedNumber(key, static_cast<uint64_t>(int64_t{index[i]}), 1));
 }
 
+TEST(random_indexed_dims) {
+  // A middle and a last dim in two runs each, as a zig-zag split of a sequence has them.
+  Tensor key = keyOf(1, 2, 3), middle(DType::i32, {5}), last(DType::i32, {700}), y(DType::f32, {2, 5, 700});
+  const auto middleOf = [](int64_t i) { return i < 3 ? 4 + i : 20 + i; };
+  const auto lastOf = [](int64_t i) { return i < 301 ? 17 + i : 9000 + i; };
+  middle.fill([&](int64_t i) { return middleOf(i); });
+  last.fill([&](int64_t i) { return lastOf(i); });
+  Instruct(Op::random, {&key, &middle, &last}, {&y}, {1, kSite, 6, 0, 8, -1, 30, -1, 10000}, {}, {3}).runAll();
+  for (int64_t i = 0; i < 2 * 5 * 700; ++i) {
+    const int64_t global = ((3 + i / 3500) * 30 + middleOf(i / 700 % 5)) * 10000 + lastOf(i % 700);
+    CHECK_EQ(y.get(i), expectedNumber(key, static_cast<uint64_t>(global), 1));
+  }
+}
+
 TEST(random_distribution) {
   const int64_t n = 200000;
   Tensor key = keyOf(42, 0, 0), normal(DType::f32, {n}), uniform(DType::f32, {n});
@@ -139,6 +153,10 @@ TEST(random_refuses) {
   CHECK_REFUSED(random({&key, &rows}, &y, {1, 0, 0, 0, 4}));
   CHECK_REFUSED(random({&key, &none}, &y, {1, 0, 1, 0, 4}));
   CHECK_REFUSED(random({&key, &none}, &scalar, {1, 0, 1}));
+  CHECK(random({&key, &rows}, &y, {1, 0, 1, 0, 4}).check().ok());
+  CHECK_REFUSED(random({&key, &rows}, &y, {1, 0, 2, 0, 4}));
+  CHECK_REFUSED(random({&key, &rows, &rows}, &y, {1, 0, 1, 0, 4}));
+  CHECK_REFUSED(random({&key, &rows}, &y, {1, 0, -1, 0, 4}));
 }
 
 }  // namespace

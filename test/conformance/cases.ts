@@ -163,12 +163,16 @@ function fusedCases(): Case[] {
 
 function leafCases(): Case[] {
   const key = dense("i32", [3], [12345, -987654321, 7]);
-  const random = (kind: "bits" | "uniform" | "normal", dtype: DType, shape: Shape, rows?: Dense): Case =>
-    makeCase(
-      "random",
-      { kind, dtype, shape, site: 3, rows: rows !== undefined },
-      rows === undefined ? [key] : [key, rows],
-    );
+  const random = (
+    kind: "bits" | "uniform" | "normal",
+    dtype: DType,
+    shape: Shape,
+    indices: Record<number, number[]> = {},
+  ): Case => {
+    const indexed = Object.keys(indices).map(Number);
+    const operands = indexed.map((d) => dense("i32", [shape[d]!], indices[d]!));
+    return makeCase("random", { kind, dtype, shape, site: 3, indexed }, [key, ...operands]);
+  };
   return [
     makeCase("constant", { value: 1.25, dtype: "f32", shape: [2, 3] }, []),
     makeCase("constant", { value: -3, dtype: "i32", shape: [] }, []),
@@ -183,7 +187,9 @@ function leafCases(): Case[] {
     random("normal", "f32", [5, 9]),
     random("normal", "bf16", [21]),
     random("normal", "f64", [2, 2]),
-    random("uniform", "f32", [3, 6], dense("i32", [3], [100000, 5, 2])),
+    random("uniform", "f32", [3, 6], { 0: [100000, 5, 2] }),
+    random("uniform", "f32", [2, 4, 5], { 1: [0, 1, 9, 10], 2: [3, 4, 5, 0, 1] }),
+    random("normal", "f64", [7], { 0: [2, 3, 4, 0, 1, 8, 8] }),
     random("uniform", "f32", []),
   ];
 }
@@ -334,6 +340,7 @@ function collectiveCases(): Case[] {
     makeCase("broadcast_from", { axes, root: 0 }, [x]),
     makeCase("reshard", { dims: [[], axes] }, [x]),
     makeCase("assign", {}, [x, new Draw("assigned").uniform("f32", [4, 6])]),
+    makeCase("ring_shift", { axes, dim: 0 }, [x]),
   ];
 }
 

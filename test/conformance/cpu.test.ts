@@ -60,6 +60,7 @@ const collectives: readonly OpName[] = [
   "all_to_all",
   "shard_slice",
   "broadcast_from",
+  "ring_shift",
 ];
 
 describe("CPU kernels agree with the reference", function () {

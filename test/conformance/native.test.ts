@@ -23,6 +23,7 @@ const inserted: readonly OpName[] = [
   "all_to_all",
   "shard_slice",
   "broadcast_from",
+  "ring_shift",
 ];
 /** Updates take operands that are split alike. */
 const alike: readonly OpName[] = ["adamw", "sgd", "assign"];

@@ -296,8 +296,8 @@ const refusals: readonly Refusal[] = [
   ["adamw", ["f32 2", "f32 3", "f32 2", "f32 2", "f32", "f32", "f32", "f32", "i32 1"], {}, ShapeError, /operand 1/],
   ["sgd", ["f32 2", "f32 2", "f32 2", "f32 2", "f32", "i32 1"], {}, ShapeError, /one number/],
   ["sgd", ["bf16 2", "bf16 2", "bf16 2", "bf16", "bf16", "i32 1"], {}, DTypeError, /bf16/],
-  ["random", ["i32 2"], { kind: "normal", dtype: "f32", shape: [2], site: 0, rows: false }, ShapeError, /key/],
-  ["random", ["i32 3"], { kind: "bits", dtype: "f32", shape: [2], site: 0, rows: false }, DTypeError, /bits/],
+  ["random", ["i32 2"], { kind: "normal", dtype: "f32", shape: [2], site: 0, indexed: [] }, ShapeError, /key/],
+  ["random", ["i32 3"], { kind: "bits", dtype: "f32", shape: [2], site: 0, indexed: [] }, DTypeError, /bits/],
   ["all_gather", ["f32 2"], { axes: [], dim: 0 }, ShapeError, /no axis/],
   ["all_gather", ["f32 2"], { axes: ["tp"], dim: 1 }, ShapeError, /dim 1/],
 ];

@@ -287,7 +287,8 @@ export function randomReference({ inputs, outputs, params, outputStarts }: Evalu
   return [
     build(dtype, outputs[0]!.shape, (index) => {
       const linear = index.reduce((sum, i, d) => {
-        const own = d === 0 && params.rows ? inputs[1]!.data[i]! : i + outputStarts[0]![d]!;
+        const given = params.indexed.indexOf(d);
+        const own = given >= 0 ? inputs[given + 1]!.data[i]! : i + outputStarts[0]![d]!;
         return sum * shape[d]! + own;
       }, 0);
       const group = Math.floor(linear / 4);

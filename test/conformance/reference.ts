@@ -244,6 +244,7 @@ export const references: { readonly [Name in OpName]: Reference<OpParams[Name]> 
   all_to_all: same,
   shard_slice: same,
   broadcast_from: same,
+  ring_shift: same,
 };
 
 const zeros = (types: readonly TensorType[]): number[][] => types.map(({ shape }) => shape.map(() => 0));

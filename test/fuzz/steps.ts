@@ -274,7 +274,7 @@ const random: Step = (context) => {
   const x = first(context);
   const key = b.constant(picks[2]!, "i32", [3]);
   const kind = picks[3]! % 2 === 0 ? "uniform" : "normal";
-  const noise = b.one("random", [key], { kind, dtype, shape: [...x.type.shape], site: picks[4]!, rows: false });
+  const noise = b.one("random", [key], { kind, dtype, shape: [...x.type.shape], site: picks[4]!, indexed: [] });
   return b.mul(x, b.cast(b.binary("lt", noise, 0.6), dtype));
 };
 

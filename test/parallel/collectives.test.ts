@@ -59,6 +59,13 @@ describe("collectives", function () {
       await exchange(layout, x, rows, "all_to_all", { axes, splitDim: 1, joinDim: 0 }, columns, x);
       await exchange(layout, x, columns, "all_to_all", { axes, splitDim: 0, joinDim: 1 }, rows, x);
       await exchange(layout, x, whole, "shard_slice", { axes, dim: 1 }, columns, x);
+      for (const [dim, from] of [rows, columns].entries()) {
+        const once = spec(from.dims.map((d) => d.map((a) => `${a}@1`)));
+        await exchange(layout, x, from, "ring_shift", { axes, dim }, once, x);
+        await exchange(layout, x, whole, "shard_slice", { axes: ["tp@1"], dim }, once, x);
+        const joined = exchange(layout, x, once, "all_gather", { axes: ["tp@1"], dim }, whole, x);
+        await assert.rejects(joined, (e) => e instanceof ProgramError && /shifted/.test(e.message));
+      }
       await exchange(layout, x, whole, "broadcast_from", { axes, root: size - 1 }, whole, x);
     });
   }

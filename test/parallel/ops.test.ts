@@ -88,6 +88,7 @@ const collectives: readonly OpName[] = [
   "all_to_all",
   "shard_slice",
   "broadcast_from",
+  "ring_shift",
 ];
 
 function isSmall(c: Case): boolean {

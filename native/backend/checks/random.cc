@@ -1,5 +1,5 @@
-// The check of the random kernel: a key of three words, two attribute words per dim, and row indices where they are
-// said to be given.
+// The check of the random kernel: a key of three words, two attribute words per dim, and the indices of dims where they
+// are said to be given.
 #include "backend/checks/random.h"
 
 #include "backend/checks/check.h"
@@ -20,15 +20,20 @@ Status checkRandom(const Call& call) {
   } else {
     MESHWORK_TRY(checkFloatType("random: y", y));
   }
-  const int32_t hasRows = call.attrs[attr::random::hasRows];
-  if (hasRows < 0 || hasRows > 1) return refuse("random: has_rows is " + std::to_string(hasRows) + ", expected 0 or 1");
-  if (call.inputs != 1 + hasRows) return refuse("random: the number of inputs disagrees with has_rows");
-  if (hasRows == 1) {
-    if (y.view->rank == 0) return refuse("random: a scalar has no rows");
-    MESHWORK_TRY(checkRank("random: rows", call.in[1], 1));
-    MESHWORK_TRY(checkDType("random: rows", call.in[1], DType::i32));
-    MESHWORK_TRY(checkDim("random: rows", call.in[1], 0, y.dim(0), "y's rows"));
+  const int32_t indexed = call.attrs[attr::random::indexed];
+  if (indexed < 0 || indexed >> y.view->rank != 0) {
+    return refuse("random: indexed is " + std::to_string(indexed) + ", which names dims that y has not");
   }
+  int next = 1;
+  for (int d = 0; d < y.view->rank; ++d) {
+    if ((indexed >> d & 1) == 0) continue;
+    if (next >= call.inputs) return refuse("random: too few inputs for the dims of indexed");
+    const Operand& indices = call.in[next++];
+    MESHWORK_TRY(checkRank("random: indices", indices, 1));
+    MESHWORK_TRY(checkDType("random: indices", indices, DType::i32));
+    MESHWORK_TRY(checkDim("random: indices", indices, 0, y.dim(d), "the dim they belong to"));
+  }
+  if (next != call.inputs) return refuse("random: more inputs than dims of indexed");
   if (call.attrCount != attr::random::count_ + 2 * y.view->rank) {
     return refuse("random has " + std::to_string(call.attrCount) +
                   " attribute words, expected two per dim of y after three");

@@ -142,14 +142,15 @@ struct Generator {
 // Where the numbers of y lie in the global tensor.
 struct Layout {
   const View* view;
-  const int32_t* rows;  // indices in dim 0, or null
-  int64_t rowStride;
+  const int32_t* indices[kMaxRank];  // in each dim, or null
+  int64_t indexStride[kMaxRank];
   uint64_t start[kMaxRank], step[kMaxRank];  // of the global index, per dim
 
-  // The global index of the first element of local row `row` (all dims but the last), and where it is in y.
+  // The global index of the first element of local row `row` (all dims but the last; without the last one's indices,
+  // where it has any), and where it is in y.
   uint64_t globalOf(int64_t row, int64_t* offset) const {
     const int last = view->rank - 1;
-    uint64_t global = last >= 0 ? start[last] * step[last] : 0;
+    uint64_t global = last >= 0 && indices[last] == nullptr ? start[last] * step[last] : 0;
     *offset = 0;
     for (int d = last - 1; d >= 0; --d) {
       const int64_t index = row % view->dims[d];
@@ -160,7 +161,7 @@ struct Layout {
     return global;
   }
   uint64_t indexOf(int d, int64_t index) const {
-    if (d == 0 && rows != nullptr) return static_cast<uint64_t>(static_cast<int64_t>(rows[index * rowStride]));
+    if (indices[d] != nullptr) return static_cast<uint64_t>(int64_t{indices[d][index * indexStride[d]]});
     return start[d] + static_cast<uint64_t>(index);
   }
 };
@@ -169,9 +170,12 @@ Layout layoutOf(const Call& call) {
   Layout layout{};
   const View& y = *call.out[0].view;
   layout.view = &y;
-  if (call.attrs[attr::random::hasRows] != 0) {
-    layout.rows = call.in[1].as<int32_t>();
-    layout.rowStride = call.in[1].stride(0);
+  int next = 1;
+  for (int d = 0; d < y.rank; ++d) {
+    if ((call.attrs[attr::random::indexed] >> d & 1) == 0) continue;
+    const Operand& indices = call.in[next++];
+    layout.indices[d] = indices.as<int32_t>();
+    layout.indexStride[d] = indices.stride(0);
   }
   uint64_t step = 1;
   for (int d = y.rank - 1; d >= 0; --d) {
@@ -212,12 +216,19 @@ void fillRow(const Generator& generator, const Operand& y, uint64_t global, int6
   }
 }
 
-// With rows, dim 0 is also the last dim of a vector: every element has an index of its own.
-void fillVectorWithRows(const Generator& generator, const Operand& y, const Layout& layout, int64_t begin,
-                        int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
-    uint32_t numbers[4 * kBatch];
-    storeNumbers(y, i * y.stride(0), 1, generator.fill(layout.indexOf(0, i), 1, numbers), 1);
+// The same where the last dim's indices are given: run by run of those that ascend by one.
+void fillIndexedRow(const Generator& generator, const Operand& y, const Layout& layout, uint64_t global, int64_t offset,
+                    int64_t begin, int64_t end) {
+  const int last = y.view->rank - 1;
+  const int64_t stride = y.stride(last);
+  uint32_t numbers[4 * kBatch];
+  for (int64_t j = begin; j < end;) {
+    const uint64_t first = layout.indexOf(last, j), at = global + first;
+    const int64_t most = std::min(end - j, 4 * kBatch - 4 - static_cast<int64_t>(at % 4));
+    int64_t n = 1;
+    while (n < most && layout.indexOf(last, j + n) == first + static_cast<uint64_t>(n)) ++n;
+    storeNumbers(y, offset + j * stride, stride, generator.fill(at, n, numbers), n);
+    j += n;
   }
 }
 
@@ -235,16 +246,16 @@ void runRandom(const Call& call) {
   const int64_t width = view.rank == 0 ? 1 : view.dims[view.rank - 1], rows = view.count() / width;
   const int64_t pieces = (width + kTask - 1) / kTask;
   const int64_t perTask = pieces > 1 ? 1 : std::max<int64_t>(1, kTask / width), units = rows * pieces;
-  const bool vectorWithRows = layout.rows != nullptr && view.rank == 1;
+  const bool indexedRow = view.rank > 0 && layout.indices[view.rank - 1] != nullptr;
   call.pool->run((units + perTask - 1) / perTask, [&](int64_t task, int) {
     const int64_t last = std::min(units, (task + 1) * perTask);
     for (int64_t unit = task * perTask; unit < last; ++unit) {
       const int64_t begin = (unit % pieces) * kTask, end = std::min(width, begin + kTask);
-      if (vectorWithRows) {
-        fillVectorWithRows(generator, y, layout, begin, end);
+      int64_t offset;
+      const uint64_t global = layout.globalOf(unit / pieces, &offset);
+      if (indexedRow) {
+        fillIndexedRow(generator, y, layout, global, offset, begin, end);
       } else {
-        int64_t offset;
-        const uint64_t global = layout.globalOf(unit / pieces, &offset);
         fillRow(generator, y, global, offset, begin, end);
       }
     }
