@@ -27,11 +27,14 @@ export function meshText(mesh: MeshSizes): string {
 
 /** Throws PlanError for axes that the engine does not split anything over yet. */
 export function refuseAxes(mesh: MeshSizes): void {
-  for (const axis of ["cp", "ep"] as const) {
+  for (const axis of ["ep"] as const) {
     if (mesh[axis] === 1) continue;
-    throw new PlanError(`--mesh ${axis}=${mesh[axis]}: axis ${axis} is not supported yet; use dp, fsdp, tp and pp`, {
-      details: { axis },
-    });
+    throw new PlanError(
+      `--mesh ${axis}=${mesh[axis]}: axis ${axis} is not supported yet; use dp, fsdp, cp, tp and pp`,
+      {
+        details: { axis },
+      },
+    );
   }
 }
 

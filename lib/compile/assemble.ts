@@ -23,10 +23,12 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
   const planned = timed(passes, "schedule", () => pipelineActions(options.schedule, boundaryOf(input.micro)));
   timed(passes, "prove", () => prove(planned.devices, { microbatches: sizes.length, slots: planned.slots }));
   const staging = stagingLayout(
-    source.inputs.map((i) => ({
-      name: i.name,
-      dtype: i.dtype,
-      shape: i.batch ? [options.batchSize, ...i.shape] : i.shape,
+    source.inputs.map(({ name, dtype, shape, batch, layout: order, values }) => ({
+      name,
+      dtype,
+      shape: batch ? [options.batchSize, ...shape] : shape,
+      ...(order ? { layout: order } : {}),
+      ...(values ? { values } : {}),
     })),
   );
   const roles = new Map<string, { role: Role; code: ReturnType<typeof encodeSegments> }>();

@@ -7,6 +7,7 @@ import { shardInterval } from "../ir/spec.ts";
 import type { StageAction } from "../passes/actions.ts";
 import type { Action } from "../passes/encode.ts";
 import type { Role, RoleInput } from "./role.ts";
+import { rankPart, sequenceAxis } from "./sequence.ts";
 import type { StagingEntry } from "./step.ts";
 
 /** Output staging: every result is fetched by the first device that offers it. */
@@ -47,8 +48,10 @@ export function deviceActions(
   };
   const feed = (views: ReadonlyMap<string, View>, microbatch: number, slot: number): void => {
     for (const [name, view] of views) {
-      const shape = source.inputs.find((i) => i.name === name)!.shape;
-      const row = sizeOf(shape) * dtypeSize(view.dtype);
+      const { shape, layout: order } = source.inputs.find((i) => i.name === name)!;
+      const own = order && rankPart(order, shape, options.batchSize, layout.coordinates(rank)[sequenceAxis] ?? 0);
+      const row = (own?.row ?? sizeOf(shape)) * dtypeSize(view.dtype);
+      const before = (own?.start ?? 0) * dtypeSize(view.dtype);
       const first = sizes.slice(0, microbatch).reduce((a, b) => a + b, 0);
       const part = shardInterval(
         sizes[microbatch]!,
@@ -60,7 +63,7 @@ export function deviceActions(
       if (bytes > 0)
         actions.push({
           kind: "feed",
-          stagingOffset: entry(name).offset + (first + part.start) * row,
+          stagingOffset: entry(name).offset + before + (first + part.start) * row,
           view,
           bytes,
           slot,
@@ -68,7 +71,12 @@ export function deviceActions(
     }
   };
   for (const [name, view] of role.scalars) {
-    actions.push({ kind: "feed", stagingOffset: entry(name).offset, view, bytes: entry(name).bytes, slot: 0 });
+    const { offset, shape } = entry(name);
+    const axes = source.inputs.find((i) => i.name === name)!.axes?.[0] ?? [];
+    const { start } = shardInterval(shape[0] ?? 1, axes, layout.sizes, layout.place(rank));
+    const row = sizeOf(shape.slice(1)) * dtypeSize(view.dtype);
+    const bytes = sizeOf(view.dims) * dtypeSize(view.dtype);
+    if (bytes > 0) actions.push({ kind: "feed", stagingOffset: offset + start * row, view, bytes, slot: 0 });
   }
   run(role.opening, 0, 0);
   if (input.prologue && role.program.segments[role.seeds]!.instructions.length > 0) {

@@ -3,6 +3,7 @@ import { PlanError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
 import { axisName, localShape } from "../ir/spec.ts";
 import type { RoleInput } from "./role.ts";
+import { sequenceAxis } from "./sequence.ts";
 
 /** What fsdp splits beside samples is split in memory only: every device works on it whole. */
 function isWork(axis: string): boolean {
@@ -29,7 +30,13 @@ export function refuseIdleDevices({ options, sizes, micro }: RoleInput): void {
         }
       }
     });
-    if (!split) throw new PlanError(`mesh ${layout}: axis ${axis} splits nothing in this step; leave it out`);
+    if (!split) {
+      const way =
+        axis === sequenceAxis
+          ? 'leave it out, or mark the dims of the batch that it splits: "sequence"'
+          : "leave it out";
+      throw new PlanError(`mesh ${layout}: axis ${axis} splits nothing in this step; ${way}`);
+    }
     if (busy.size === size) continue;
     const idle = Array.from({ length: size }, (_, c) => c).find((c) => !busy.has(c));
     throw new PlanError(

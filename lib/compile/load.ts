@@ -4,6 +4,7 @@ import { ShapeError } from "../core/errors.ts";
 import { shapeText } from "../core/shape.ts";
 import type { Engine, Executable } from "../runtime/engine.ts";
 import type { PersistentStore } from "../runtime/persistent.ts";
+import { layOut } from "./sequence.ts";
 import type { CompiledStep, StagingEntry } from "./step.ts";
 
 /** A compiled step on its devices. */
@@ -28,7 +29,7 @@ export class LoadedStep implements Disposable {
 
   /** Runs once with all inputs given by name; resolves with the results by name. */
   async run(inputs: Readonly<Record<string, ArrayLike<number>>>): Promise<Map<string, StorageArray>> {
-    for (const entry of this.compiled.inputs) this.#fill(entry, inputs[entry.name]);
+    for (const entry of this.compiled.inputs) this.#fill(entry, entry.values ?? inputs[entry.name]);
     const bytes = await this.#executable.run();
     return new Map(
       this.compiled.outputs.map((e) => {
@@ -45,7 +46,9 @@ export class LoadedStep implements Disposable {
         `input ${entry.name} of shape ${shapeText(entry.shape)} takes ${count} elements, got ${values?.length ?? "none"}`,
       );
     }
-    storageView(entry.dtype, this.#executable.inputs.buffer, entry.offset, count).set(values);
+    const staging = storageView(entry.dtype, this.#executable.inputs.buffer, entry.offset, count);
+    if (entry.layout) layOut(entry.layout, entry.shape, values, staging);
+    else staging.set(values);
   }
 
   [Symbol.dispose](): void {

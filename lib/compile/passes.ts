@@ -8,6 +8,7 @@ import { getOp } from "../ops/index.ts";
 import { fuse } from "../passes/fuse.ts";
 import { gatherParameters } from "../passes/gather.ts";
 import { type Precision, placeCasts } from "../passes/precision.ts";
+import { permuteSequences, type Sequences } from "../passes/sequence.ts";
 import { shard } from "../passes/shard.ts";
 
 /** Settings of the passes. */
@@ -37,6 +38,8 @@ export const verifyByDefault = process.env.MESHWORK_VERIFY === "1";
 export interface GraphSources {
   readonly layout: MeshLayout;
   sourceSpec(node: Node): ValueSpec;
+  /** Sequences that the mesh splits; null or absent where it splits none. */
+  readonly sequences?: Sequences | null;
   /** Results are brought to every device whole. */
   readonly outputsWhole?: boolean;
   /** Except these. */
@@ -57,6 +60,7 @@ type Pass = (graph: Graph, sources: GraphSources, options: PassOptions) => Graph
 
 /** The list. Each takes a graph and returns one; nothing is hidden between them. */
 export const graphPasses: readonly { readonly name: string; readonly run: Pass }[] = [
+  { name: "sequence", run: (g, { sequences }) => (sequences ? permuteSequences(g, sequences) : g) },
   { name: "precision", run: (g, _, o) => placeCasts(g, o.precision) },
   {
     name: "gather",

@@ -6,7 +6,7 @@ import { sizeOf } from "../core/shape.ts";
 import type { Graph, Node, TensorType } from "../ir/graph.ts";
 import type { View } from "../ir/lowering.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
-import { localShape, type Place, shardInterval, type ValueSpec } from "../ir/spec.ts";
+import { localShape, type Place, shardInterval } from "../ir/spec.ts";
 import { elementOps } from "../ops/kernels.ts";
 import { ProgramBuilder } from "../passes/lower.ts";
 import { align } from "../passes/memory.ts";
@@ -155,7 +155,7 @@ export class Role {
         graph,
         place,
         segmentOf: () => variant.count,
-        source: (node, local, spec) => this.#source(node, local, spec, variant.countFeeds),
+        source: (node, local) => this.#source(node, local, variant.countFeeds),
       });
       for (const { name, value } of graph.outputs)
         this.#depositor.deposit(variant.count, this.#cells.get(name)!, view(value, variant.count), name);
@@ -173,7 +173,7 @@ export class Role {
       graph,
       place,
       segmentOf,
-      source: (node, local, spec) => this.#source(node, local, spec, variant.feeds),
+      source: (node, local) => this.#source(node, local, variant.feeds),
       mine: (n) => staged.stageOf[n] === stage,
       received: (value, local) => {
         const slot = this.program.allocate(local.dtype, local.shape, "slot");
@@ -195,7 +195,7 @@ export class Role {
     }
   }
 
-  #source(node: Node, local: TensorType, spec: ValueSpec, feeds: Map<string, View>): View {
+  #source(node: Node, local: TensorType, feeds: Map<string, View>): View {
     if (node.op === "parameter") return this.#parameter(node.params.id as string, local);
     const name = node.params.name as string;
     const cell = this.#cells.get(name);
@@ -207,9 +207,6 @@ export class Role {
     if (known) return known;
     const view = this.program.allocate(local.dtype, local.shape, input.batch ? "slot" : "step");
     (input.batch ? feeds : this.scalars).set(name, view);
-    if (spec.dims.slice(1).some((axes) => axes.length > 0)) {
-      throw new PlanError(`input ${name} is split beyond its samples, which this version cannot feed`);
-    }
     return view;
   }
 
@@ -230,7 +227,7 @@ export class Role {
       graph,
       place: this.#place,
       segmentOf: () => segment,
-      source: (node, local, spec) => this.#source(node, local, spec, new Map()),
+      source: (node, local) => this.#source(node, local, new Map()),
     });
     for (const { name, value } of graph.outputs) {
       const result = view(value, segment);

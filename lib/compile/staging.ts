@@ -1,10 +1,10 @@
 // Where a step's inputs lie in its staging memory.
-import { type DType, dtypeSize } from "../core/dtype.ts";
+import { dtypeSize } from "../core/dtype.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { StagingEntry } from "./step.ts";
 
 /** Staging offsets of a list of arrays, 64-byte aligned. */
-export function stagingLayout(entries: readonly { name: string; dtype: DType; shape: readonly number[] }[]): {
+export function stagingLayout(entries: readonly Omit<StagingEntry, "offset" | "bytes">[]): {
   entries: StagingEntry[];
   bytes: number;
 } {

@@ -8,10 +8,12 @@ import { batchAxes } from "../ir/mesh.ts";
 import { type ValueSpec, replicated } from "../ir/spec.ts";
 import { cutByStage } from "../passes/close.ts";
 import type { Schedule } from "../passes/schedule.ts";
+import type { Sequences } from "../passes/sequence.ts";
 import { stageGraph } from "../passes/stage.ts";
 import { stageOfModule } from "../passes/stages.ts";
 import { alikeGraphs } from "./alike.ts";
 import { type MicroGraph, tagCrossings } from "./boundary.ts";
+import { type SequenceLayout, sequenceAxis, sequencesOf, withSequenceInputs } from "./sequence.ts";
 import { updateName } from "./names.ts";
 import { type GraphSources, type PassOptions, runGraphPasses, timed } from "./passes.ts";
 import { assemblePrograms } from "./assemble.ts";
@@ -23,8 +25,14 @@ export interface StepInput {
   /** With `batch`: the shape of one sample; else the whole shape. */
   readonly shape: readonly number[];
   readonly batch: boolean;
-  /** Further dims of a batch input that are split (context parallelism): axes for each dim of `shape`. */
+  /** With `batch`: the dim of a sample that runs along the sequence, which the axis cp splits. */
+  readonly sequence?: number;
+  /** With `sequence`, where cp splits it: how the array is laid out in staging memory. */
+  readonly layout?: SequenceLayout;
+  /** Without `batch`: axes that split each dim. */
   readonly axes?: readonly (readonly string[])[];
+  /** What is fed at each run, where it is known already. */
+  readonly values?: Int32Array;
 }
 
 /** A result of the microbatches, kept and added up over them: gradients, sums of losses, counts. */
@@ -102,6 +110,8 @@ export interface StagingEntry {
   readonly shape: readonly number[];
   readonly offset: number;
   readonly bytes: number;
+  readonly layout?: SequenceLayout;
+  readonly values?: Int32Array;
 }
 
 /** Exact bytes of one device. */
@@ -143,8 +153,9 @@ export function microbatchSizes(batchSize: number, microbatches: number): number
 }
 
 /** Compiles a step for every device of the mesh. Throws PlanError for what cannot be run, before anything is allocated. */
-export function compileStep(source: StepSource, options: StepOptions): CompiledStep {
+export function compileStep(given: StepSource, options: StepOptions): CompiledStep {
   const { layout, batchSize, microbatches } = options;
+  const source = withSequences(given, layout);
   const stages = layout.size("pp");
   const sizes = microbatchSizes(batchSize, microbatches);
   if (batchSize > 0 && sizes.some((n) => n === 0)) {
@@ -168,7 +179,7 @@ export function compileStep(source: StepSource, options: StepOptions): CompiledS
 
 /** Each stage's closing graph, sharded. */
 function closeStages(
-  source: StepSource,
+  source: SplitSource,
   options: StepOptions,
   cells: readonly Cell[],
   prologue: Prologue | null,
@@ -185,8 +196,19 @@ function closeStages(
   });
 }
 
+/** A source whose sequences the mesh may split. */
+interface SplitSource extends StepSource {
+  readonly sequences: Sequences | null;
+}
+
+/** The source with the inputs that a step with split sequences reads besides. */
+function withSequences(source: StepSource, layout: MeshLayout): SplitSource {
+  const sequences = sequencesOf(source.inputs, layout);
+  return { ...source, sequences, inputs: withSequenceInputs(source.inputs, sequences, layout) };
+}
+
 /** The microbatch graphs of all sizes, sharded and staged. */
-function microGraphs(source: StepSource, options: StepOptions, sizes: readonly number[]): Map<number, MicroGraph> {
+function microGraphs(source: SplitSource, options: StepOptions, sizes: readonly number[]): Map<number, MicroGraph> {
   const graphs = alikeGraphs([...new Set(sizes)], (n, fixed) => {
     const sources = {
       ...shardSources(source, options, []),
@@ -223,7 +245,7 @@ function stageOfPath({ stageOfBlock }: StepOptions): (path: string) => number | 
 }
 
 function compilePrologue(
-  source: StepSource,
+  source: SplitSource,
   options: StepOptions,
   sizes: readonly number[],
   cells: readonly Cell[],
@@ -263,7 +285,7 @@ function cellsOf(micro: ReadonlyMap<number, MicroGraph>, stages: number): Cell[]
   return own;
 }
 
-function shardSources(source: StepSource, options: StepOptions, cells: readonly Cell[]): GraphSources {
+function shardSources(source: SplitSource, options: StepOptions, cells: readonly Cell[]): GraphSources {
   const stages = options.layout.size("pp");
   const stageOf = stageOfPath(options);
   const { usedSpecs } = options;
@@ -273,6 +295,7 @@ function shardSources(source: StepSource, options: StepOptions, cells: readonly 
   };
   return {
     layout: options.layout,
+    sequences: source.sequences,
     ...(usedSpecs ? { usedSpec } : {}),
     room: ({ phase, path }) => `${phase} ${stages === 1 ? 0 : path === "" ? "?" : stageOf(path)}`,
     sourceSpec: (node) => {
@@ -282,10 +305,14 @@ function shardSources(source: StepSource, options: StepOptions, cells: readonly 
       const input = source.inputs.find((i) => i.name === name);
       if (input?.batch) {
         return {
-          dims: [batchAxes.map((a) => `${a}*`), ...input.shape.map((_, d) => input.axes?.[d] ?? [])],
+          dims: [
+            batchAxes.map((a) => `${a}*`),
+            ...input.shape.map((_, d) => (d === input.sequence ? [sequenceAxis] : [])),
+          ],
           partial: {},
         };
       }
+      if (input?.axes) return { dims: input.axes, partial: {} };
       return cells.find((c) => c.name === name)?.spec ?? replicated(shape.length);
     },
   };

@@ -60,7 +60,7 @@ export class Generator implements Disposable {
       const rows = all.reshape([length, all.shape[2]!]);
       return { logits: embedding(rows, batch.last!.reshape([1])) };
     };
-    const fields = { ids: { dtype: "i32", shape: [length] }, last: { dtype: "i32", shape: [] } } as const;
+    const fields = { ids: { dtype: "i32", shape: [length], sequence: 0 }, last: { dtype: "i32", shape: [] } } as const;
     const made = forwardStep(this.#placement, logits, fields, { batchSize: 1, precision: this.#precision });
     this.#steps.set(length, made);
     return made;

@@ -42,7 +42,7 @@ export abstract class LanguageModel extends Module {
 
   /** The arrays of a batch for loss(), for a step's `batch`: ids outside the vocabulary are refused. */
   batchFields(sequenceLength: number): { readonly inputs: BatchField; readonly targets: BatchField } {
-    const inputs = { dtype: "i32", shape: [sequenceLength], below: this.config.vocabSize } as const;
+    const inputs = { dtype: "i32", shape: [sequenceLength], sequence: 0, below: this.config.vocabSize } as const;
     return { inputs, targets: { ...inputs, ignore: IGNORED_TARGET } };
   }
 

@@ -173,7 +173,7 @@ class ShardBuilder extends GraphBuilder {
       this.#local,
     );
     this.wanted = wanted;
-    return parts && parts.map((v) => v.id);
+    return parts?.map((v) => v.id) ?? null;
   }
 
   /** A spec without axes of size 1. */

@@ -58,9 +58,10 @@ export function checkForwardOptions(fields: BatchFields, options: ForwardOptions
   expectObject("batch", fields);
   for (const [name, field] of Object.entries(fields)) {
     expectObject(`batch.${name}`, field);
-    const { dtype, shape, below } = field;
+    const { dtype, shape, below, sequence } = field;
     expectDType(`the dtype of batch.${name}`, dtype);
     expectSizes(`the shape of batch.${name}`, shape);
+    if (sequence !== undefined) expectInteger(`batch.${name}.sequence`, sequence, 0, shape.length - 1);
     if (below === undefined) continue;
     if (dtype !== "i32") throw new DTypeError(`batch.${name}: "below" bounds i32 arrays, not ${dtype}`);
     expectInteger(`batch.${name}.below`, below, 1, 2 ** 31);

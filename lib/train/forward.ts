@@ -10,7 +10,7 @@ import { Tensor, type TensorContext } from "../tensor/tensor.ts";
 import { type NamedSym, SymBuilder, flatten } from "../tensor/trace.ts";
 import { checkBatch, checkForwardOptions } from "./check.ts";
 import { type Placement, seedWords } from "./placement.ts";
-import { type BatchField, type LossFunction, cellName, evaluationGraph, traceLoss } from "./trace.ts";
+import { type BatchField, type LossFunction, batchInputs, cellName, evaluationGraph, traceLoss } from "./trace.ts";
 
 /** Settings of the steps here. */
 export interface ForwardOptions {
@@ -107,7 +107,7 @@ async function compileForward(
   const { mesh } = placement;
   checkForwardOptions(fields, options);
   const inputs: StepInput[] = [
-    ...Object.entries(fields).map(([name, f]) => ({ name, dtype: f.dtype, shape: [...f.shape], batch: true })),
+    ...batchInputs(fields),
     { name: "$samples", dtype: "i32", shape: [], batch: true },
     { name: "$key", dtype: "i32", shape: [3], batch: false },
   ];

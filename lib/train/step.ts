@@ -29,6 +29,7 @@ import {
   type BatchField,
   type LossFunction,
   type TracedLoss,
+  batchInputs,
   cellName,
   countGraph,
   readIds,
@@ -266,7 +267,7 @@ async function traceStep(
 function stepInputs(options: TrainStepOptions): StepInput[] {
   const scalar = (name: string): StepInput => ({ name, dtype: "f32", shape: [1], batch: false });
   return [
-    ...Object.entries(options.batch).map(([name, f]) => ({ name, dtype: f.dtype, shape: [...f.shape], batch: true })),
+    ...batchInputs(options.batch),
     { name: "$samples", dtype: "i32", shape: [], batch: true },
     { name: "$key", dtype: "i32", shape: [3], batch: false },
     scalar("learningRate"),

@@ -3,6 +3,7 @@ import type { DType } from "../core/dtype.ts";
 import { describe } from "../core/describe.ts";
 import { ConfigError, PlanError, ShapeError } from "../core/errors.ts";
 import { type Shape, shapeText, sizeOf } from "../core/shape.ts";
+import type { StepInput } from "../compile/step.ts";
 import type { Graph } from "../ir/graph.ts";
 import { gradients } from "../tensor/grad.ts";
 import { Tensor, type TensorContext } from "../tensor/tensor.ts";
@@ -27,6 +28,15 @@ export interface BatchField {
   readonly below?: number;
   /** The one value that is allowed beside those: targets that do not count. */
   readonly ignore?: number;
+  /** The dim of a sample that runs along its sequence: the mesh axis cp splits it. */
+  readonly sequence?: number;
+}
+
+/** A step's inputs for the arrays of a batch. */
+export function batchInputs(fields: Readonly<Record<string, BatchField>>): StepInput[] {
+  return Object.entries(fields).map(([name, { dtype, shape, sequence }]) => {
+    return { name, dtype, shape: [...shape], batch: true, ...(sequence === undefined ? {} : { sequence }) };
+  });
 }
 
 /** The tensors of a batch by name. */

@@ -39,8 +39,8 @@ describe("errors of the command", function () {
       ["--mesh tp=300", 1, /devices with tp=256 would have no work in the whole step; use tp=256 or less \(ERR_PLAN\)/],
       ["--mesh pp=7 --batch-size 8", 1, /blocks cannot fill 7 pipeline stages; use at most \d \(ERR_PLAN\)/],
       ["--mesh fsdp=5", 1, /devices with fsdp=4 would have no work in the whole step; use fsdp=4 or less \(ERR_PLAN\)/],
-      ["--mesh cp=2", 1, /axis cp is not supported yet; use dp, fsdp, tp and pp \(ERR_PLAN\)/],
-      ["--mesh ep=2", 1, /axis ep is not supported yet/],
+      ["--mesh cp=2 --seq-len 1", 1, /devices with cp=1 would have no work in the whole step; use cp=1 or less/],
+      ["--mesh ep=2", 1, /axis ep is not supported yet; use dp, fsdp, cp, tp and pp \(ERR_PLAN\)/],
     ];
     for (const [flags, code, message] of cases) {
       await fails(flags, ["train", ...quick, ...text, ...flags.split(" ")], code, message);
@@ -184,7 +184,7 @@ describe("errors of the command", function () {
     mkdirSync(at("model"));
     writeFileSync(at("model/config.json"), JSON.stringify(smallConfig));
     const generate = (...args: string[]) => ["generate", "--model", at("model"), "--prompt-tokens", "1,2", ...args];
-    await fails("cp", generate("--mesh", "cp=2"), 1, /axis cp is not supported yet/);
+    await fails("ep", generate("--mesh", "ep=2"), 1, /axis ep is not supported yet/);
     await fails(
       "ids",
       ["generate", "--model", at("model"), "--prompt-tokens", "1,16"],
