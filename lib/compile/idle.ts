@@ -1,13 +1,16 @@
 // Refuses meshes on which a device would have no work: an axis that splits nothing, or more ranks than there are parts.
 import { PlanError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
-import { axisName, localShape } from "../ir/spec.ts";
+import { axisName, localShape, shiftsOf } from "../ir/spec.ts";
 import type { RoleInput } from "./role.ts";
 import { sequenceAxis } from "./sequence.ts";
 
-/** What fsdp splits beside samples is split in memory only: every device works on it whole. */
+/**
+ * What fsdp splits beside samples is split in memory only: every device works on it whole. Parts that go round a ring are
+ * another's.
+ */
 function isWork(axis: string): boolean {
-  return axis !== "fsdp";
+  return axis !== "fsdp" && shiftsOf(axis) === 0;
 }
 
 /** Throws PlanError naming the axis and the first coordinate that would hold nothing in any microbatch. */
