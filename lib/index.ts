@@ -42,6 +42,7 @@ export {
   trainStep,
   type TrainStepOptions,
 } from "./train/step.ts";
+export { type Spike, SpikeDetector, type SpikeOptions } from "./train/spikes.ts";
 export { type ForwardOptions, ForwardStep, forwardStep, lossStep } from "./train/forward.ts";
 export { type Placeable, Placement } from "./train/placement.ts";
 export { type PlannedDevice, StepPlan } from "./train/plan.ts";
@@ -55,6 +56,11 @@ export * as data from "./data/index.ts";
 
 // Files
 export { type TensorInfo, type TensorSource, Weights, writeSafetensors } from "./checkpoint/safetensors.ts";
+export { Checkpointer, type CheckpointerOptions, type PendingSave } from "./checkpoint/checkpointer.ts";
+export { loadCheckpoint, type LoadedCheckpoint, type LoadOptions, openCheckpoint } from "./checkpoint/load.ts";
+export { type Parent, saveCheckpoint, type SavedCheckpoint, type SaveOptions } from "./checkpoint/save.ts";
+export { type CheckpointState, stateOf, type StateTensor, type TensorRole } from "./checkpoint/state.ts";
+export { StoredCheckpoint, type StoredTensor } from "./checkpoint/stored.ts";
 
 // The runtime below
 export { type DeviceKind, Engine, type EngineSettings } from "./runtime/engine.ts";
@@ -77,6 +83,7 @@ export {
   ProgramError,
   ShapeError,
   ShardingError,
+  SpikeError,
   StaleTensorError,
   UsageError,
 } from "./core/errors.ts";

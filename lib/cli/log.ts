@@ -82,6 +82,21 @@ class TextLog implements Log {
       case "eval":
         this.note(`step ${event.step}: held-out loss ${event.loss.toFixed(4)}`);
         break;
+      case "spike":
+        this.note(
+          `step ${event.step}: the loss is ${event.loss.toFixed(4)} where ${event.usual.toFixed(4)} was usual; ` +
+            `the gradient of ${event.module} grew most`,
+        );
+        break;
+      case "rollback":
+        this.note(`went back from step ${event.from} to the checkpoint of step ${event.to}, past that batch`);
+        break;
+      case "resume":
+        this.note(`resuming after step ${event.step} from ${event.path}`);
+        break;
+      case "checkpoint":
+        if (!this.#live) this.note(`step ${event.step}: checkpoint ${event.path}, ${bytesText(event.bytes)}`);
+        break;
       case "sample":
         this.note("a sample of the trained model:");
         this.#out.write(`${event.text}\n`);

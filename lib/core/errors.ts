@@ -114,6 +114,13 @@ export class NonFiniteError extends MeshworkError {
   }
 }
 
+/** A loss far above what came before, where the caller asked to stop on it; `details` has step, loss and module. */
+export class SpikeError extends MeshworkError {
+  constructor(message: string, options?: ErrorOptionsWithDetails) {
+    super("ERR_SPIKE", message, options);
+  }
+}
+
 /** A compiled program the native runtime refuses: a bound, a kernel or an operand is wrong. A bug in the compiler. */
 export class ProgramError extends MeshworkError {
   constructor(message: string, options?: ErrorOptionsWithDetails) {

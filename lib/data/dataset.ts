@@ -93,13 +93,21 @@ export class Dataset {
   }
 
   /**
-   * The samples of a step, counted from 0: inputs and targets [B, T].
+   * The samples of a step, counted from 0, where every step before took a batch: inputs and targets [B, T].
    * @throws {DataError} where a sequence has run out.
    */
   batch(step: number): Batch {
-    if (!(Number.isSafeInteger(step) && step >= 0)) throw new RangeError(`step ${step}: a whole number from 0 on`);
-    this.requireSteps(step + 1);
-    const first = step * this.batchSize;
+    return this.batchAt(step * this.batchSize);
+  }
+
+  /**
+   * The B samples from the first-th of the training's order on, counted from 0: what a run that has had `first` samples
+   * takes next, whatever its batch size and devices were before.
+   * @throws {DataError} where a sequence has run out.
+   */
+  batchAt(first: number): Batch {
+    if (!(Number.isSafeInteger(first) && first >= 0)) throw new RangeError(`sample ${first}: a whole number from 0 on`);
+    this.requireSteps(Math.ceil(first / this.batchSize) + 1);
     return this.#read(this.batchSize, (b) => this.#trainSample(first + b));
   }
 

@@ -11,6 +11,7 @@ import {
   ProgramError,
 } from "../core/errors.ts";
 import { opTableHash } from "../ops/hash.ts";
+import type { CheckpointNative } from "./checkpoint-native.ts";
 
 /** Handles are small positive integers; those of closed or freed things are refused. */
 export type EngineHandle = number;
@@ -106,7 +107,8 @@ export interface SafetensorsIndex {
 /** A view over an ordinary ArrayBuffer; shared, resizable and detached ones are refused. */
 export type HostView = NodeJS.ArrayBufferView;
 
-interface Native {
+/** The functions of the addon. */
+export interface Native extends CheckpointNative {
   info(): AddonInfo;
   engineOpen(backend: string, devices: number, threads: number, unbuffered: boolean, timeoutMs: number): EngineHandle;
   engineClose(engine: EngineHandle): void;
@@ -175,6 +177,14 @@ function typed(error: unknown): unknown {
   return make === undefined ? error : make(error.message, error.code, error);
 }
 
+/** What an error is about, where native code says so. */
+function subject(cause: Error): { details?: { file?: string; tensor?: string } } {
+  const text = (name: string): string => String(Reflect.get(cause, name) ?? "");
+  const [file, tensor] = [text("file"), text("tensor")];
+  if (file === "") return {};
+  return { details: tensor === "" ? { file } : { file, tensor } };
+}
+
 type MakeError = (message: string, code: string, cause: Error) => MeshworkError;
 
 const device: MakeError = (message, code, cause) => new DeviceError(message, { cause, details: { reason: code } });
@@ -186,11 +196,12 @@ const classes: ReadonlyMap<string, MakeError> = new Map<string, MakeError>([
   ["internal", device],
   ["aborted", (message) => new AbortedError(message)],
   ["timeout", (message) => new CollectiveTimeoutError(message)],
-  ["io", (message) => new FileError(message)],
-  ["invalidFile", (message) => new CheckpointError(message)],
+  ["io", (message, _, cause) => new FileError(message, subject(cause))],
+  ["invalidFile", (message, _, cause) => new CheckpointError(message, subject(cause))],
 ]);
 
-function call<T>(body: (addon: Native) => T): T {
+/** Runs a native function; its errors become meshwork's. For the wrappers of this folder. */
+export function call<T>(body: (addon: Native) => T): T {
   const addon = native();
   try {
     return body(addon);
@@ -199,7 +210,8 @@ function call<T>(body: (addon: Native) => T): T {
   }
 }
 
-async function settle<T>(body: (addon: Native) => Promise<T>): Promise<T> {
+/** The same for functions that return promises. */
+export async function settle<T>(body: (addon: Native) => Promise<T>): Promise<T> {
   const addon = native();
   try {
     return await body(addon);

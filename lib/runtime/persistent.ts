@@ -77,6 +77,12 @@ export class PersistentStore {
     return buffer;
   }
 
+  /** The devices that hold a tensor, with their buffers and shards. */
+  holders(id: string): { rank: number; buffer: number; start: number[]; shape: number[] }[] {
+    const entry = this.#entry(id);
+    return entry.buffers.flatMap((buffer, rank) => (buffer < 0 ? [] : [{ rank, buffer, ...this.shard(entry, rank) }]));
+  }
+
   /** Writes the whole tensor: every device gets its part, at once or in turn with the runs that are on. */
   write(id: string, values: StorageArray): void {
     const entry = this.#entry(id);

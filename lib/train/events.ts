@@ -22,6 +22,47 @@ export interface StepEvent {
   readonly tokensPerSecond: number;
   /** True where the gradient was not finite and the update was left out. */
   readonly skipped?: boolean;
+  /** Where the gradient was not finite: the first module whose own is not. */
+  readonly module?: string;
+}
+
+/** A loss far above those before it. */
+export interface SpikeEvent {
+  readonly type: "spike";
+  readonly step: number;
+  readonly loss: number;
+  /** The median of the losses before. */
+  readonly usual: number;
+  /** The parameter whose gradient grew most. */
+  readonly module: string;
+  readonly action: "warn" | "stop" | "rollback";
+}
+
+/** Training went back to a checkpoint and goes on with other data. */
+export interface RollbackEvent {
+  readonly type: "rollback";
+  /** The step that was left. */
+  readonly from: number;
+  /** The checkpoint's step. */
+  readonly to: number;
+  /** Samples of the training's order that come next. */
+  readonly position: number;
+}
+
+/** A checkpoint that is on the disk. */
+export interface CheckpointEvent {
+  readonly type: "checkpoint";
+  readonly step: number;
+  readonly path: string;
+  readonly bytes: number;
+}
+
+/** Training goes on from a checkpoint. */
+export interface ResumeEvent {
+  readonly type: "resume";
+  readonly step: number;
+  readonly path: string;
+  readonly position: number;
 }
 
 /** The held-out loss after a step. */
@@ -66,7 +107,16 @@ export interface GeneratedEvent {
 }
 
 /** Everything `meshwork train` reports. */
-export type TrainEvent = PlanEvent | StepEvent | EvalEvent | SampleEvent | DoneEvent;
+export type TrainEvent =
+  | PlanEvent
+  | StepEvent
+  | EvalEvent
+  | SampleEvent
+  | SpikeEvent
+  | RollbackEvent
+  | CheckpointEvent
+  | ResumeEvent
+  | DoneEvent;
 
 /** Everything `meshwork generate` reports. */
 export type GenerateEvent = TokenEvent | GeneratedEvent;

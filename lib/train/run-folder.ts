@@ -1,10 +1,10 @@
 // A run's folder: settings in run.json, a metrics.jsonl that grows, and the model as a Hugging Face folder.
-import { type FileHandle, mkdir, open, rm, rmdir, stat } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readFile, rm, rmdir, stat } from "node:fs/promises";
 import path from "node:path";
 import { type TensorSource, writeSafetensors } from "../checkpoint/safetensors.ts";
 import { makeFolders, writeTextAtomically } from "../core/atomic-file.ts";
 import { FileError, isSystemError, systemReason } from "../core/errors.ts";
-import type { JsonObject } from "../core/json.ts";
+import { isJsonObject, type JsonObject } from "../core/json.ts";
 
 /** Where a run goes. */
 export interface RunFolderOptions {
@@ -14,6 +14,8 @@ export interface RunFolderOptions {
   readonly name: string;
   /** The time in that name. */
   readonly now?: Date;
+  /** Goes on with the run in the folder: what its metrics say of steps up to this one stays. */
+  readonly resumedAt?: number | undefined;
 }
 
 /** A model to save. */
@@ -30,12 +32,14 @@ export class RunFolder implements AsyncDisposable {
   /** The Hugging Face folder in it. */
   readonly modelPath: string;
   readonly #metrics: LineWriter;
+  readonly #resumedAt: number | undefined;
   /** Files and folders that this run made, outermost first. */
   readonly #made: readonly string[];
   #used = false;
 
-  private constructor(folder: string, metrics: LineWriter, made: readonly string[]) {
+  private constructor(folder: string, metrics: LineWriter, made: readonly string[], resumedAt: number | undefined) {
     this.path = folder;
+    this.#resumedAt = resumedAt;
     this.#made = made;
     this.modelPath = path.join(folder, "model");
     this.#metrics = metrics;
@@ -54,7 +58,7 @@ export class RunFolder implements AsyncDisposable {
       );
       const handle = await open(file, "a");
       if (!known) made.push(file);
-      return new RunFolder(folder, new LineWriter(file, handle), made);
+      return new RunFolder(folder, new LineWriter(file, handle), made, options.resumedAt);
     } catch (cause) {
       await removeMade(made);
       throw fileError(folder, cause);
@@ -71,7 +75,7 @@ export class RunFolder implements AsyncDisposable {
   async #begin(): Promise<void> {
     if (this.#used) return;
     this.#used = true;
-    await this.#metrics.clear();
+    await this.#metrics.clear(this.#resumedAt);
   }
 
   /** Adds a line to metrics.jsonl, numbers in full precision. Written soon, or with `flush`. */
@@ -153,6 +157,23 @@ async function removeMade(made: readonly string[]): Promise<void> {
 const FLUSH_LINES = 64;
 const FLUSH_MS = 1000;
 
+/** Bytes of the lines before the first that is about a later step, ends a run, or is no whole line of JSON. */
+function linesUpTo(text: string, step: number): number {
+  let bytes = 0;
+  for (const line of text.split("\n").slice(0, -1)) {
+    let event: unknown;
+    try {
+      event = JSON.parse(line);
+    } catch {
+      break;
+    }
+    if (!isJsonObject(event) || event.type === "done" || event.type === "sample") break;
+    if (typeof event.step === "number" && event.step > step) break;
+    bytes += Buffer.byteLength(line) + 1;
+  }
+  return bytes;
+}
+
 /** Appends lines in batches, in order. */
 class LineWriter {
   readonly #file: string;
@@ -167,12 +188,14 @@ class LineWriter {
     this.#handle = handle;
   }
 
-  /** Empties the file, before anything that is added from now on. */
-  clear(): Promise<void> {
+  /** Empties the file, or keeps the lines of steps up to one, before anything that is added from now on. */
+  clear(keptSteps: number | undefined): Promise<void> {
     this.#writing = this.#writing
       .then(async () => {
         // A device has no size, and cannot be truncated.
-        if ((await this.#handle.stat()).size > 0) await this.#handle.truncate(0);
+        if ((await this.#handle.stat()).size === 0) return;
+        const kept = keptSteps === undefined ? 0 : linesUpTo(await readFile(this.#file, "utf8"), keptSteps);
+        await this.#handle.truncate(kept);
       })
       .catch((cause: unknown) => {
         this.#failure ??= cause;

@@ -1,8 +1,10 @@
 // trainStep: a loss on a model becomes one compiled step: forward, backward, clipping and update, over a whole mesh.
 import os from "node:os";
 import { setImmediate } from "node:timers/promises";
+import type { CheckpointState, StateTensor } from "../checkpoint/state.ts";
 import { expectNotNegative } from "../core/check.ts";
 import { AbortedError, PlanError } from "../core/errors.ts";
+import type { JsonObject } from "../core/json.ts";
 import { compile } from "../compile/background.ts";
 import { LoadedStep } from "../compile/load.ts";
 import { type PassOptions, timed } from "../compile/passes.ts";
@@ -80,6 +82,8 @@ export interface StepResult {
   readonly seconds: number;
   /** Set when the gradient was not finite: nothing was updated; the first module whose gradient is not finite. */
   readonly nonFinite?: string;
+  /** Norm of each trained parameter's gradient before clipping, by its path. */
+  gradNorms(): Map<string, number>;
 }
 
 /** Options of one call. */
@@ -146,7 +150,8 @@ export class TrainStep<Name extends string = string> implements Disposable {
     this.step = step;
     const terms = Object.fromEntries(this.#source.terms.map((t) => [t, results.get(`loss ${t}`)![0]!]));
     const gradNorm = results.get("gradNorm")![0]!;
-    const nonFinite = Number.isFinite(gradNorm) ? undefined : this.#culprit(results.get("squares")!);
+    const squares = results.get("squares")!;
+    const nonFinite = Number.isFinite(gradNorm) ? undefined : this.#culprit(squares);
     return {
       loss: Object.values(terms).reduce((a, b) => a + b, 0),
       terms,
@@ -154,8 +159,30 @@ export class TrainStep<Name extends string = string> implements Disposable {
       learningRate,
       step,
       seconds: (performance.now() - began) / 1000,
+      gradNorms: () =>
+        new Map(normOrder(this.#source).map(({ parameter }, i) => [parameter.path, Math.sqrt(squares[i]!)])),
       ...(nonFinite === undefined ? {} : { nonFinite }),
     };
+  }
+
+  /** What a checkpoint of this step keeps: parameters and optimizer state, named as in files. */
+  state(record?: JsonObject): CheckpointState {
+    const { parameters, mesh } = this.placement;
+    const tensors = parameters.map((p): StateTensor => {
+      return { name: p.stored.name, id: p.id, role: "parameter", stored: p.stored.shape };
+    });
+    for (const { parameter } of this.#source.trained) {
+      const { name, shape } = parameter.stored;
+      for (const state of this.#source.optimizer.state) {
+        tensors.push({
+          name: `optimizer.${state}.${name}`,
+          id: stateId(parameter, state),
+          role: "state",
+          stored: shape,
+        });
+      }
+    }
+    return { mesh, step: this.step, tensors, ...(record ? { record } : {}) };
   }
 
   #culprit(squares: ArrayLike<number>): string {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "addon/args.h"
+#include "addon/checkpoints.h"
 #include "addon/files.h"
 #include "addon/promises.h"
 #include "addon/stats.h"
@@ -21,11 +22,13 @@ struct State {
   Promises promises;
   Handles<Engine> engines;
   Handles<File> files;
+  CheckpointState checkpoints;
 
   // Threads are joined here, before the environment goes; finalizers may never come.
   static void cleanUp(void* data) {
     auto* state = static_cast<State*>(data);
     state->engines.clear();
+    state->checkpoints.jobs.finish();
     state->promises.close();
   }
 };
@@ -55,22 +58,9 @@ Bytes copyOf(const ViewBytes& view) {
   return bytes;
 }
 
-// start(completion) begins the work of a new promise.
 template <class Start>
 Napi::Value promise(const Args& args, const Start& start) {
-  Promises& promises = stateOf(args).promises;
-  Promises::Pending pending = promises.create(args.env());
-  Status status;
-  try {
-    status = start(std::move(pending.completion));
-  } catch (const std::bad_alloc&) {
-    status = Status(Code::outOfMemory, "out of host memory");
-  }
-  if (!status.ok()) {
-    promises.drop(pending.id);
-    throw toError(args.env(), status);
-  }
-  return pending.promise;
+  return stateOf(args).promises.start(args.env(), start);
 }
 
 Napi::Value info(const Args& args) {
@@ -253,6 +243,19 @@ Napi::Value fileClose(const Args& args) {
   return args.env().Undefined();
 }
 
+template <Napi::Value (*function)(const Args&, CheckpointState&)>
+Napi::Value withCheckpoints(const Args& args) {
+  return function(args, stateOf(args).checkpoints);
+}
+template <Napi::Value (*function)(const Args&, CheckpointState&, Promises&)>
+Napi::Value inBackground(const Args& args) {
+  return function(args, stateOf(args).checkpoints, stateOf(args).promises);
+}
+template <Napi::Value (*function)(const Args&, CheckpointState&, Promises&, Engine&)>
+Napi::Value onEngine(const Args& args) {
+  return function(args, stateOf(args).checkpoints, stateOf(args).promises, *engineOf(args));
+}
+
 // Keeps C++ exceptions on this side.
 template <Napi::Value (*function)(const Args&)>
 Napi::Value guarded(const Napi::CallbackInfo& call) {
@@ -298,6 +301,18 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add<safetensorsOpen>(exports, "safetensorsOpen");
   add<fileRead>(exports, "fileRead");
   add<fileClose>(exports, "fileClose");
+  add<withCheckpoints<memoryAlloc>>(exports, "memoryAlloc");
+  add<inBackground<memoryTouch>>(exports, "memoryTouch");
+  add<withCheckpoints<memoryFree>>(exports, "memoryFree");
+  add<withCheckpoints<memoryStop>>(exports, "memoryStop");
+  add<withCheckpoints<memoryRead>>(exports, "memoryRead");
+  add<onEngine<snapshot>>(exports, "snapshot");
+  add<onEngine<restore>>(exports, "restore");
+  add<inBackground<shardsWrite>>(exports, "shardsWrite");
+  add<withCheckpoints<checkpointOpen>>(exports, "checkpointOpen");
+  add<inBackground<checkpointRead>>(exports, "checkpointRead");
+  add<withCheckpoints<checkpointClose>>(exports, "checkpointClose");
+  add<inBackground<folderSteps>>(exports, "folderSteps");
   return exports;
 }
 

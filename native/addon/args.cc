@@ -9,6 +9,7 @@ namespace {
 
 constexpr uint32_t kMaxArrays = 4096;  // one per device, at most 1024
 constexpr size_t kMaxString = 1 << 16;
+constexpr uint32_t kMaxStrings = 1 << 16;
 
 void setCode(Napi::Error& error, Code code) { error.Set("code", Napi::String::New(error.Env(), codeName(code))); }
 
@@ -25,6 +26,10 @@ const char* codeName(Code code) {
 Napi::Error toError(Napi::Env env, const Status& status) {
   Napi::Error error = Napi::Error::New(env, status.message());
   setCode(error, status.code());
+  if (const Subject* subject = status.subject()) {
+    error.Set("file", Napi::String::New(env, subject->file));
+    error.Set("tensor", Napi::String::New(env, subject->tensor));
+  }
   return error;
 }
 
@@ -122,6 +127,32 @@ std::vector<std::vector<int32_t>> Args::int32Arrays(size_t index, const char* na
     const ViewBytes bytes = viewOf(element, which);
     std::vector<int32_t>& copy = copies.emplace_back(static_cast<size_t>(bytes.size) / sizeof(int32_t));
     if (!copy.empty()) std::memcpy(copy.data(), bytes.data, static_cast<size_t>(bytes.size));
+  }
+  return copies;
+}
+
+std::vector<double> Args::float64s(size_t index, const char* name) const {
+  const Napi::Value value = call_[index];
+  if (!value.IsTypedArray() || Napi::TypedArray(env(), value).TypedArrayType() != napi_float64_array) {
+    throw wrong(name, "a Float64Array");
+  }
+  const ViewBytes bytes = view(index, name);
+  std::vector<double> copy(static_cast<size_t>(bytes.size) / sizeof(double));
+  if (!copy.empty()) std::memcpy(copy.data(), bytes.data, static_cast<size_t>(bytes.size));
+  return copy;
+}
+
+std::vector<std::string> Args::strings(size_t index, const char* name) const {
+  const Napi::Value value = call_[index];
+  if (!value.IsArray()) throw wrong(name, "an array of strings");
+  const Napi::Array array = value.As<Napi::Array>();
+  const uint32_t length = array.Length();
+  if (length > kMaxStrings) throw wrong(name, "an array of at most 65536 strings");
+  std::vector<std::string> copies;
+  for (uint32_t i = 0; i < length; ++i) {
+    const Napi::Value element = array[i];
+    if (!element.IsString()) throw wrong(std::string(name) + "[" + std::to_string(i) + "]", "a string");
+    copies.push_back(element.As<Napi::String>().Utf8Value());
   }
   return copies;
 }

@@ -42,6 +42,9 @@ class Args {
   ViewBytes view(size_t index, const char* name) const;
   // A JS array of Int32Arrays, copied.
   std::vector<std::vector<int32_t>> int32Arrays(size_t index, const char* name) const;
+  // Copies of a Float64Array's elements, and of an array of strings of any length.
+  std::vector<double> float64s(size_t index, const char* name) const;
+  std::vector<std::string> strings(size_t index, const char* name) const;
 
  private:
   Napi::TypeError wrong(const std::string& name, const char* expected) const;

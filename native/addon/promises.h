@@ -4,9 +4,12 @@
 
 #include <memory>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <unordered_map>
 #include <vector>
 
+#include "addon/args.h"
 #include "core/status.h"
 #include "runtime/engine.h"
 
@@ -26,6 +29,22 @@ class Promises {
     uint64_t id;
   };
   Pending create(Napi::Env env);
+  // begin(completion) begins the work of a new promise; throws what it fails with.
+  template <class Begin>
+  Napi::Value start(Napi::Env env, const Begin& begin) {
+    Pending pending = create(env);
+    Status status;
+    try {
+      status = begin(std::move(pending.completion));
+    } catch (const std::bad_alloc&) {
+      status = Status(Code::outOfMemory, "out of host memory");
+    } catch (const std::system_error& error) {
+      status = Status(Code::outOfMemory, std::string("no more threads: ") + error.what());
+    }
+    if (status.ok()) return pending.promise;
+    drop(pending.id);
+    throw toError(env, status);
+  }
   // Forgets a promise whose work could not be started.
   void drop(uint64_t id);
 

@@ -1,5 +1,7 @@
-// The result of anything that can fail in native code: a code and a message for the user. No exception leaves native code.
+// The result of anything that can fail in native code: a code and a message for the user. No exception leaves native
+// code.
 #pragma once
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -18,17 +20,27 @@ enum class Code : int32_t {
   internal = 9,
 };
 
+// What an error is about, for programs; either may be empty.
+struct Subject {
+  std::string file;
+  std::string tensor;
+};
+
 class [[nodiscard]] Status {
  public:
   Status() = default;
   Status(Code code, std::string message) : code_(code), message_(std::move(message)) {}
+  Status(Code code, std::string message, Subject subject)
+      : code_(code), message_(std::move(message)), subject_(std::make_shared<Subject>(std::move(subject))) {}
   bool ok() const { return code_ == Code::ok; }
   Code code() const { return code_; }
   const std::string& message() const { return message_; }
+  const Subject* subject() const { return subject_.get(); }  // may be null
 
  private:
   Code code_ = Code::ok;
   std::string message_;
+  std::shared_ptr<const Subject> subject_;
 };
 
 }  // namespace meshwork

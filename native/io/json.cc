@@ -169,4 +169,74 @@ uint64_t JsonReader::unsignedInteger() {
   return value;
 }
 
+void JsonReader::skipString() {
+  std::string text;
+  string(text);
+}
+
+void JsonReader::skipNumber() {
+  const auto digits = [&] {
+    const size_t begin = position_;
+    while (position_ < text_.size() && text_[position_] >= '0' && text_[position_] <= '9') ++position_;
+    return position_ - begin;
+  };
+  const auto next = [&](char c) { return position_ < text_.size() && text_[position_] == c; };
+  if (next('-')) ++position_;
+  const bool zero = next('0');
+  const size_t whole = digits();
+  if (whole == 0 || (zero && whole > 1)) return fail("not a number");
+  if (next('.')) {
+    ++position_;
+    if (digits() == 0) return fail("not a number");
+  }
+  if (next('e') || next('E')) {
+    ++position_;
+    if (next('+') || next('-')) ++position_;
+    if (digits() == 0) return fail("not a number");
+  }
+}
+
+void JsonReader::skipScalar() {
+  const char c = peek();
+  if (c == '"') return skipString();
+  if (c == '-' || (c >= '0' && c <= '9')) return skipNumber();
+  for (const std::string_view word : {"true", "false", "null"}) {
+    if (text_.substr(position_, word.size()) != word) continue;
+    position_ += word.size();
+    return;
+  }
+  fail("a value is expected");
+}
+
+std::string_view JsonReader::skipValue() {
+  peek();
+  const size_t begin = position_;
+  std::string open;  // the brackets around the place
+  do {
+    const char c = peek();
+    if (c == '{' || c == '[') {
+      if (open.size() == kMaxDepth) fail("values nested too deeply");
+      accept(c);
+      open.push_back(c == '{' ? '}' : ']');
+      if (!accept(open.back())) {
+        if (c == '{') skipString(), expect(':');
+        continue;
+      }
+      open.pop_back();
+    } else {
+      skipScalar();
+    }
+    // Behind a value: the next member, or the ends of what it is in.
+    while (!failed() && !open.empty()) {
+      if (accept(',')) {
+        if (open.back() == '}') skipString(), expect(':');
+        break;
+      }
+      expect(open.back());
+      open.pop_back();
+    }
+  } while (!failed() && !open.empty());
+  return text_.substr(begin, position_ - begin);
+}
+
 }  // namespace meshwork

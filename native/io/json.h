@@ -1,4 +1,4 @@
-// Strict JSON, read front to back: just the parts a safetensors header has. Nothing is recursive.
+// Strict JSON, read front to back: the parts that safetensors headers and manifests have. Nothing is recursive.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -25,11 +25,19 @@ class JsonReader {
   void string(std::string& to);
   // A number without sign, fraction, exponent or leading zeros, below 2^64.
   uint64_t unsignedInteger();
+  // Steps over a value of any kind, nested at most `kMaxDepth` deep; its text is returned. Numbers need no exact
+  // reading.
+  std::string_view skipValue();
   // Nothing but white space is left.
   void end();
 
+  static constexpr int kMaxDepth = 9;
+
  private:
   void escape(std::string& to);
+  void skipScalar();
+  void skipNumber();
+  void skipString();
   uint32_t hex4();
   void utf8Sequence(std::string& to);
 

@@ -216,12 +216,14 @@ class HeaderParser {
 
 const char* safetensorsDtype(uint8_t dtype) { return dtype < kDtypes.size() ? kDtypes[dtype].name : "?"; }
 
+int64_t safetensorsDtypeBytes(uint8_t dtype) { return dtype < kDtypes.size() ? kDtypes[dtype].bytes : 0; }
+
 Status parseSafetensorsHeader(std::string_view text, int64_t dataBegin, int64_t dataBytes, Safetensors* index) {
   if (text.empty() || text.front() != '{') return Status(Code::invalidFile, "header: does not begin with '{'");
   return HeaderParser(text, dataBegin, dataBytes, *index).parse();
 }
 
-Status openSafetensors(const std::string& path, bool followLinks, Safetensors* index) {
+Status openSafetensors(const std::string& path, bool followLinks, Safetensors* index, std::string* header) {
   Status status = File::open(path, followLinks, &index->file);
   if (!status.ok()) return status;
   const File& file = *index->file;
@@ -240,6 +242,7 @@ Status openSafetensors(const std::string& path, bool followLinks, Safetensors* i
   std::string text(static_cast<size_t>(headerBytes), '\0');
   status = file.read(8, reinterpret_cast<std::byte*>(text.data()), headerBytes);
   if (!status.ok()) return status;
+  if (header != nullptr) header->assign(reinterpret_cast<const char*>(prefix.data()), prefix.size()).append(text);
   status = parseSafetensorsHeader(text, 8 + headerBytes, file.size() - 8 - headerBytes, index);
   return status.ok() ? status : bad(status.message());
 }

@@ -40,9 +40,12 @@ constexpr size_t kMaxTensors = 1 << 20;
 
 // The format's name of a dtype, e.g. "BF16".
 const char* safetensorsDtype(uint8_t dtype);
+// Bytes of an element.
+int64_t safetensorsDtypeBytes(uint8_t dtype);
 
-// Fails with io, or with invalidFile naming the file, the tensor and what is wrong with it.
-Status openSafetensors(const std::string& path, bool followLinks, Safetensors* index);
+// Fails with io, or with invalidFile naming the file, the tensor and what is wrong with it. `header` (may be null) is
+// given the header as it stands in the file, with the eight bytes of its length.
+Status openSafetensors(const std::string& path, bool followLinks, Safetensors* index, std::string* header = nullptr);
 
 // The header's text against a file with `dataBytes` behind the header, which begins at byte `dataBegin`.
 Status parseSafetensorsHeader(std::string_view text, int64_t dataBegin, int64_t dataBytes, Safetensors* index);

@@ -38,8 +38,9 @@ struct Engine::Executable {
 };
 
 struct Engine::Job {
-  std::shared_ptr<Executable> executable;  // null: `task` is the job, done by device 0
+  std::shared_ptr<Executable> executable;  // null: `task` is the job, done by device 0, or `each`, done by every device
   std::function<void()> task;
+  std::function<void(int device)> each;
   Bytes input, output;
   std::vector<std::shared_ptr<Buffer>> held;
   std::vector<std::vector<std::byte*>> buffers;  // of each device
@@ -211,6 +212,79 @@ Status Engine::queueRead(int32_t handle, int64_t offset, int64_t bytes, Completi
   job->task = [this, offset, buffer, target = job.get()] {
     if (target->output.size == 0) return;
     backend_->copyOut(buffer->device, target->output.data.get(), buffer->data + offset, target->output.size);
+  };
+  enqueue(std::move(job));
+  return Status();
+}
+
+Status Engine::queueSnapshot(std::span<const CopyOut> copies, std::shared_ptr<HostMemory> memory, Completion done) {
+  struct Part {
+    std::shared_ptr<Buffer> buffer;
+    CopyOut copy;
+  };
+  std::vector<std::vector<Part>> parts(devices_.size());
+  for (const CopyOut& copy : copies) {
+    Part part{nullptr, copy};
+    Status status = findBuffer(copy.buffer, &part.buffer);
+    if (status.ok()) status = checkRange(*part.buffer, 0, copy.bytes);
+    if (!status.ok()) return status;
+    if (copy.offset < 0 || copy.bytes > memory->bytes() || copy.offset > memory->bytes() - copy.bytes) {
+      return argument("a copy beyond the host memory's end");
+    }
+    parts[static_cast<size_t>(part.buffer->device)].push_back(std::move(part));
+  }
+  auto job = std::make_unique<Job>();
+  job->done = std::move(done);
+  job->each = [this, parts = std::move(parts), memory = std::move(memory)](int device) {
+    for (const Part& part : parts[static_cast<size_t>(device)]) {
+      if (part.copy.bytes == 0 || part.buffer->data == nullptr) continue;
+      backend_->copyOut(device, memory->data() + part.copy.offset, part.buffer->data, part.copy.bytes);
+    }
+  };
+  enqueue(std::move(job));
+  return Status();
+}
+
+Status Engine::queueRestore(std::vector<CopyIn> blocks, std::shared_ptr<HostMemory> memory, Completion done) {
+  struct Image {
+    std::shared_ptr<Buffer> buffer;
+    std::vector<CopyIn> blocks;
+    int64_t bytes = 0;
+  };
+  std::vector<std::vector<Image>> images(devices_.size());
+  for (CopyIn& block : blocks) {
+    std::shared_ptr<Buffer> buffer;
+    int64_t sourceEnd = 0, targetEnd = 0;
+    Status status = findBuffer(block.buffer, &buffer);
+    if (status.ok()) status = checkConversion(block.from, block.to);
+    if (status.ok()) status = block.extent(&sourceEnd, &targetEnd);
+    if (status.ok()) status = checkRange(*buffer, 0, targetEnd);
+    if (status.ok() && sourceEnd > memory->bytes()) status = argument("a block beyond the host memory's end");
+    if (!status.ok()) return status;
+    // Blocks of one buffer follow each other.
+    std::vector<Image>& own = images[static_cast<size_t>(buffer->device)];
+    if (own.empty() || own.back().buffer != buffer) own.push_back(Image{std::move(buffer), {}, 0});
+    own.back().bytes = std::max(own.back().bytes, targetEnd);
+    own.back().blocks.push_back(std::move(block));
+  }
+  auto job = std::make_unique<Job>();
+  job->done = std::move(done);
+  job->each = [this, images = std::move(images), memory = std::move(memory)](int device) {
+    std::vector<std::byte> whole;
+    for (const Image& image : images[static_cast<size_t>(device)]) {
+      if (image.bytes == 0 || image.buffer->data == nullptr) continue;
+      const CopyIn& first = image.blocks.front();
+      const bool straight =
+          image.blocks.size() == 1 && first.dims.empty() && first.from == first.to && first.target == 0;
+      if (!straight) {
+        // What no block covers keeps its value.
+        whole.resize(static_cast<size_t>(image.bytes));
+        backend_->copyOut(device, whole.data(), image.buffer->data, image.bytes);
+        for (const CopyIn& block : image.blocks) copyBlock(block, memory->data(), whole.data());
+      }
+      const std::byte* from = straight ? memory->data() + first.source : whole.data();
+      backend_->copyIn(device, image.buffer->data, from, image.bytes);
+    }
   };
   enqueue(std::move(job));
   return Status();
@@ -388,7 +462,11 @@ void Engine::loop(Device& device) {
 Status Engine::execute(Device& device, const Job& job) {
   device.profile.clear();
   if (job.executable == nullptr) {
-    if (device.index == 0) job.task();
+    if (job.each) {
+      job.each(device.index);
+    } else if (device.index == 0) {
+      job.task();
+    }
     return Status();
   }
   const auto d = static_cast<size_t>(device.index);

@@ -13,9 +13,11 @@
 
 #include "backend/backend.h"
 #include "collective/collective.h"
+#include "io/host_memory.h"
 #include "runtime/executor.h"
 #include "runtime/handles.h"
 #include "runtime/program.h"
+#include "runtime/transfer.h"
 
 namespace meshwork {
 
@@ -70,6 +72,9 @@ class Engine {
   // Copies in turn with the runs.
   Status queueWrite(int32_t buffer, int64_t offset, Bytes from, Completion done);
   Status queueRead(int32_t buffer, int64_t offset, int64_t bytes, Completion done);
+  // Many copies in turn with the runs, between buffers and host memory, by each buffer's own device at the same time.
+  Status queueSnapshot(std::span<const CopyOut> copies, std::shared_ptr<HostMemory> memory, Completion done);
+  Status queueRestore(std::vector<CopyIn> blocks, std::shared_ptr<HostMemory> memory, Completion done);
 
   // One program and one list of bound buffers per device. Grows the arenas, so that no run allocates.
   Status load(std::span<const std::span<const int32_t>> programs, std::span<const std::span<const int32_t>> buffers,

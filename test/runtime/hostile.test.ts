@@ -112,6 +112,7 @@ describe("runtime/addon with hostile values", () => {
   beforeEach(() => {
     engine = Number(addon.engineOpen!("cpu", 1, 1, false, 1000));
     const buffer = addon.bufferAlloc!(engine, 0, 64);
+    const memory = addon.memoryAlloc!(64);
     const executable = addon.executableLoad!(engine, empty, [new Int32Array()], 16, 16);
     good = {
       info: [],
@@ -132,6 +133,18 @@ describe("runtime/addon with hostile values", () => {
       safetensorsOpen: ["/no/such/file", true],
       fileRead: [1, 0, new Uint8Array(8)],
       fileClose: [1],
+      memoryAlloc: [64],
+      memoryTouch: [memory],
+      memoryStop: [memory],
+      memoryRead: [memory, 0, new Uint8Array(8)],
+      snapshot: [engine, memory, Float64Array.of(Number(buffer), 64, 0)],
+      restore: [engine, memory, Float64Array.of(Number(buffer), 0, 0, 0, 0, 2, 2, 3, 4, 2, 2, 6, 6)],
+      shardsWrite: [memory, ["/no/such/file"], ["{}"], Float64Array.of(0, 1, 64)],
+      checkpointOpen: ["/no/such/folder"],
+      checkpointRead: [1, memory, Float64Array.of(-1)],
+      checkpointClose: [1],
+      folderSteps: [["syncFolder"], ["/no/such/folder"], [""]],
+      memoryFree: [memory],
       engineOpen: ["null", 1, 0, false, 1000],
       engineClose: [engine],
     };
