@@ -188,7 +188,7 @@ Layout layoutOf(const Call& call) {
   }
   int input = 1;
   for (int d = 0; d < y.rank; ++d) {
-    if ((call.attrs[attr::random::hasRows] >> d & 1) == 0) continue;
+    if ((call.attrs[attr::random::indexed] >> d & 1) == 0) continue;
     layout.indices[d] = call.in[input].as<int32_t>();
     layout.indexStrides[d] = call.in[input].stride(0);
     ++input;
