@@ -44,14 +44,14 @@ inline void runKernel(const Kernel& kernel, Call call, int threads) {
 
 #include <map>
 
-#include "backend/cpu/registry.h"
 #include "runtime/pool.h"
+#include "test/emulated_amx.h"
 
 namespace meshwork::test {
 
-inline bool targetHas(Isa isa) { return isaSupported(isa); }
+inline bool targetHas(Isa isa) { return isaTestable(isa); }
 inline Isa targetIsa() { return activeIsa(); }
-inline const Kernel* kernelOf(Op op, Isa isa) { return findCpuKernel(op, isa); }
+inline const Kernel* kernelOf(Op op, Isa isa) { return testableKernel(op, isa); }
 
 inline void runKernel(const Kernel& kernel, Call call, int threads) {
   static std::map<int, Pool> pools;

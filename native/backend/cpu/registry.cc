@@ -20,6 +20,14 @@ namespace avx512 {
 }
 #endif
 #undef MESHWORK_KERNEL_FILE
+#if defined(__x86_64__)
+namespace avx512bf16 {
+extern const KernelList matmulKernels;
+}
+namespace amx {
+extern const KernelList matmulKernels;
+}
+#endif
 
 namespace {
 
@@ -34,6 +42,8 @@ Table build(Isa isa) {
   if (!isaSupported(isa)) return table;
   switch (isa) {
 #if defined(__x86_64__)
+    case Isa::amx:
+    case Isa::avx512bf16:
     case Isa::avx512:
 #define MESHWORK_KERNEL_FILE(name) add(table, avx512::name##Kernels);
 #include "kernel_files.inc"
@@ -45,6 +55,8 @@ Table build(Isa isa) {
 #undef MESHWORK_KERNEL_FILE
       break;
 #else
+    case Isa::amx:
+    case Isa::avx512bf16:
     case Isa::avx512:
     case Isa::avx2:
       break;
@@ -55,13 +67,18 @@ Table build(Isa isa) {
 #undef MESHWORK_KERNEL_FILE
       break;
   }
+#if defined(__x86_64__)
+  if (isa == Isa::avx512bf16) add(table, avx512bf16::matmulKernels);
+  if (isa == Isa::amx) add(table, amx::matmulKernels);
+#endif
   return table;
 }
 
 }  // namespace
 
 const Kernel* findCpuKernel(Op op, Isa isa) {
-  static const Table tables[kIsaCount] = {build(Isa::portable), build(Isa::avx2), build(Isa::avx512)};
+  static const Table tables[kIsaCount] = {build(Isa::portable), build(Isa::avx2), build(Isa::avx512),
+                                          build(Isa::avx512bf16), build(Isa::amx)};
   const int32_t code = static_cast<int32_t>(op);
   if (code < 0 || code >= kOpCount) return nullptr;
   return tables[static_cast<int>(isa)][static_cast<size_t>(code)];

@@ -1,0 +1,181 @@
+// What every way of computing a matrix product shares: its operands by block, and what becomes of the sums.
+#pragma once
+#include "backend/checks/matmul.h"
+#include "backend/cpu/gemm.h"
+#include "runtime/pool.h"
+
+namespace meshwork::MESHWORK_ISA {
+
+inline int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t roundUp(int64_t a, int64_t b) { return ceilDiv(a, b) * b; }
+
+// What happens to the sums of a row before they are the result.
+template <class S>
+struct Finish {
+  S alpha;
+  int32_t flags;
+};
+
+// d = act(alpha * sums + bias) + residual (+ d) for `count` elements of a vector; kWhole: all lanes.
+template <bool kWhole, class S, class D, class R>
+MESHWORK_INLINE void finishVector(const S* sums, const S* bias, const R* residual, D* d, int count,
+                                  const Finish<S>& how) {
+  auto get = [count](const auto* from) {
+    if constexpr (kWhole) {
+      return loadAs<S>(from);
+    } else {
+      return loadPartialAs<S>(from, count);
+    }
+  };
+  Vec<S> value = load(sums) * how.alpha;
+  if (how.flags & matmul_flag::bias) value += load(bias);
+  if (how.flags & matmul_flag::gelu) value = gelu(value);
+  if (how.flags & matmul_flag::silu) value = silu(value);
+  if (how.flags & matmul_flag::residual) value += get(residual);
+  if (how.flags & matmul_flag::accumulate) value += get(d);
+  if constexpr (kWhole) {
+    store(d, value);
+  } else {
+    storePartial(d, value, count);
+  }
+}
+
+// `sums` and `bias` are readable up to whole vectors.
+template <class S, class D, class R>
+void finishRow(const S* sums, const S* bias, const void* residual, void* d, int64_t columns, const Finish<S>& how) {
+  constexpr int lanes = kLanes<S>;
+  const R* more = static_cast<const R*>(residual);
+  D* to = static_cast<D*>(d);
+  int64_t j = 0;
+  for (; j + lanes <= columns; j += lanes) finishVector<true>(sums + j, bias + j, more + j, to + j, lanes, how);
+  if (j < columns) {
+    finishVector<false>(sums + j, bias + j, more + j, to + j, static_cast<int>(columns - j), how);
+  }
+}
+
+template <class S>
+using FinishRow = void (*)(const S*, const S*, const void*, void*, int64_t, const Finish<S>&);
+
+template <class T, class S>
+FinishRow<S> chooseFinish(bool shortResult, bool shortResidual) {
+  if constexpr (!std::is_same_v<T, bf16>) {
+    return finishRow<S, T, T>;
+  } else {
+    if (shortResult) return shortResidual ? finishRow<S, T, T> : finishRow<S, T, S>;
+    return shortResidual ? finishRow<S, S, T> : finishRow<S, S, S>;
+  }
+}
+
+// A block of the result, and the scratch memory of the thread that computes it.
+struct Block {
+  int64_t batch, row, rows, column, columns;
+  std::byte* workspace;
+};
+
+// The operands of one call. T is the storage type of a and b, S the type of the sums and of all else before the result
+// is rounded.
+template <class T, class S>
+class MatmulCall {
+ public:
+  explicit MatmulCall(const Call& call) : call_(call) {
+    const Operand &a = call.in[0], &b = call.in[1];
+    m_ = a.dim(1), n_ = b.dim(2), k_ = a.dim(2);
+    leftByRows_ = a.stride(2) == 1 || k_ <= 1;
+    rightByRows_ = b.stride(2) == 1 || n_ <= 1;
+    leftStride_ = a.stride(leftByRows_ ? 1 : 2);
+    rightStride_ = b.stride(rightByRows_ ? 1 : 2);
+    const int32_t flags = call.attrs[attr::matmul::flags];
+    how_ = {static_cast<S>(call.floatAttr(attr::matmul::alpha)), flags};
+    residual_ = flags & matmul_flag::residual ? &call.in[call.inputs - 1] : nullptr;
+    const bool shortResult = call.out[0].view->dtype == DType::bf16;
+    finish_ = chooseFinish<T, S>(shortResult, residual_ && residual_->view->dtype == DType::bf16);
+    // In float64, sums of float32 are no results yet.
+    plain_ = flags == 0 && how_.alpha == S{1} && !shortResult && std::is_same_v<S, Compute<T>>;
+  }
+
+ protected:
+  // Halves blocks until every thread has a few, down to `leastRows` by `leastColumns`; rows and columns of a block stay
+  // multiples of a tile's. Sums run over all of k in any block: the bits stay.
+  void splitForThreads(int64_t leastRows, int64_t tileRows, int64_t leastColumns, int64_t tileColumns) {
+    const int threads = call_.pool->threads();
+    if (threads == 1) return;
+    const int64_t batch = call_.in[0].dim(0);
+    while (batch * ceilDiv(m_, blockRows_) * ceilDiv(n_, blockColumns_) < 3 * threads) {
+      if (blockColumns_ > leastColumns && (blockColumns_ >= blockRows_ || blockRows_ <= leastRows)) {
+        blockColumns_ = roundUp(blockColumns_ / 2, tileColumns);
+      } else if (blockRows_ > leastRows) {
+        blockRows_ = roundUp(blockRows_ / 2, tileRows);
+      } else {
+        break;
+      }
+    }
+  }
+
+  // Calls body(block) for every block of blockRows_ by blockColumns_.
+  template <class Body>
+  void forBlocks(const Body& body) const {
+    const int64_t rowBlocks = ceilDiv(m_, blockRows_), columnBlocks = ceilDiv(n_, blockColumns_);
+    call_.pool->run(call_.in[0].dim(0) * rowBlocks * columnBlocks, [&](int64_t index, int thread) {
+      Block block;
+      block.column = index % columnBlocks * blockColumns_;
+      block.row = index / columnBlocks % rowBlocks * blockRows_;
+      block.batch = index / columnBlocks / rowBlocks;
+      block.columns = std::min(blockColumns_, n_ - block.column);
+      block.rows = std::min(blockRows_, m_ - block.row);
+      block.workspace = call_.pool->workspace(thread);
+      body(block);
+    });
+  }
+
+  bool empty() const { return call_.in[0].dim(0) == 0 || m_ == 0 || n_ == 0; }
+
+  const T* left(const Block& at, int64_t row, int64_t k) const {
+    const Operand& a = call_.in[0];
+    return a.as<T>() + at.batch * a.stride(0) + (leftByRows_ ? row * leftStride_ + k : k * leftStride_ + row);
+  }
+  const T* right(const Block& at, int64_t k, int64_t column) const {
+    const Operand& b = call_.in[1];
+    return b.as<T>() + at.batch * b.stride(0) + (rightByRows_ ? k * rightStride_ + column : column * rightStride_ + k);
+  }
+  static std::byte* element(const Operand& x, int64_t batch, int64_t row, int64_t column) {
+    const int64_t at = batch * x.stride(0) + row * x.stride(1) + column;
+    return x.data + at * dtypeSize(x.view->dtype);
+  }
+
+  // The bias of columns [column, column + n), as S.
+  void fillBias(int64_t column, int64_t n, S* to) const {
+    if (!(how_.flags & matmul_flag::bias)) return;
+    const Operand& bias = call_.in[2];
+    const int64_t stride = bias.stride(0);
+    for (int64_t j = 0; j < n; ++j) {
+      if constexpr (std::is_same_v<T, bf16>) {
+        if (bias.view->dtype == DType::bf16) {
+          to[j] = widen(bias.as<T>()[(column + j) * stride]);
+          continue;
+        }
+      }
+      to[j] = bias.as<Compute<T>>()[(column + j) * stride];
+    }
+  }
+
+  // Turns rows of sums (`ld` apart) into the result at (row, column).
+  void finishRows(const Block& at, int64_t row, int64_t rows, int64_t column, int64_t columns, const S* sums,
+                  int64_t ld, const S* bias) const {
+    for (int64_t i = 0; i < rows; ++i) {
+      const void* more = residual_ ? element(*residual_, at.batch, row + i, column) : nullptr;
+      finish_(sums + i * ld, bias, more, element(call_.out[0], at.batch, row + i, column), columns, how_);
+    }
+  }
+
+  const Call& call_;
+  int64_t m_, n_, k_;
+  bool leftByRows_, rightByRows_;  // unit stride in k (left), in n (right)
+  int64_t leftStride_, rightStride_;
+  Finish<S> how_;
+  const Operand* residual_;
+  FinishRow<S> finish_;
+  bool plain_;  // the sums are the result
+  int64_t blockRows_ = 0, blockColumns_ = 0;
+};
+
+}  // namespace meshwork::MESHWORK_ISA

@@ -1,0 +1,92 @@
+// Products of bfloat16 by pairs of steps of k, summed in float32: the packed forms and the tile of the result, for
+// AVX512-BF16 (MESHWORK_PAIRS 1) and for AMX (2).
+//
+// A right side is packed in panels of up to kColumns columns: for every two steps of k, one 32-bit pair a column. Both
+// units read it so. Every element of the result is one chain of sums over ascending k, continued through memory.
+#pragma once
+#include "backend/cpu/gemm.h"
+
+#ifndef MESHWORK_PAIRS
+#define MESHWORK_PAIRS 0
+#endif
+
+#if MESHWORK_PAIRS
+namespace meshwork::MESHWORK_ISA::pairs {
+
+using U32x4 = VectorOf<uint32_t, 16>::type;
+
+// The pair at `from` and one element on.
+MESHWORK_INLINE uint32_t pairAt(const bf16* from) {
+  uint32_t pair;
+  std::memcpy(&pair, from, sizeof pair);
+  return pair;
+}
+
+MESHWORK_INLINE U32x4 fourPairs(const bf16* from) {
+  U32x4 four;
+  std::memcpy(&four, from, sizeof four);
+  return four;
+}
+
+// Four pairs of each of four lines, transposed: to[j * width + i].
+MESHWORK_INLINE void transposePairs(const bf16* from, int64_t stride, uint32_t* to, int64_t width) {
+  const U32x4 a = fourPairs(from), b = fourPairs(from + stride);
+  const U32x4 c = fourPairs(from + 2 * stride), d = fourPairs(from + 3 * stride);
+  const U32x4 ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const U32x4 cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  const U32x4 rows[4] = {__builtin_shufflevector(ab0, cd0, 0, 1, 4, 5), __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7),
+                         __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5), __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7)};
+  for (int j = 0; j < 4; ++j) std::memcpy(to + j * width, &rows[j], sizeof rows[j]);
+}
+
+// `count` lines with unit stride in k, `stride` apart: to[p * width + i] is pair p of line i. Lanes from `count` to
+// `width` become zero, and so does the second half of a last, single step.
+inline void packLines(const bf16* from, int64_t stride, int count, int64_t k, uint32_t* to, int width) {
+  const int64_t whole = k / 2;
+  int i = 0;
+  for (; i + 4 <= count; i += 4) {
+    const bf16* lines = from + i * stride;
+    int64_t p = 0;
+    for (; p + 4 <= whole; p += 4) transposePairs(lines + 2 * p, stride, to + p * width + i, width);
+    for (; p < whole; ++p) {
+      for (int j = 0; j < 4; ++j) to[p * width + i + j] = pairAt(lines + j * stride + 2 * p);
+    }
+  }
+  for (; i < count; ++i) {
+    for (int64_t p = 0; p < whole; ++p) to[p * width + i] = pairAt(from + i * stride + 2 * p);
+  }
+  if (k % 2) {
+    for (int j = 0; j < count; ++j) to[whole * width + j] = from[j * stride + k - 1].bits;
+  }
+  for (; i < width; ++i) {
+    for (int64_t p = 0; p < (k + 1) / 2; ++p) to[p * width + i] = 0;
+  }
+}
+
+// Up to 16 elements of each of two rows as pairs: (low[i], high[i]); `high` null counts as zeros.
+MESHWORK_INLINE void zipRows(const bf16* low, const bf16* high, int count, uint32_t* to) {
+  const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1u);
+  const __m512i first = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, low));
+  if (!high) return _mm512_mask_storeu_epi32(to, mask, first);
+  const __m512i second = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, high));
+  _mm512_mask_storeu_epi32(to, mask, _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
+}
+
+// The same as packLines from lines with unit stride across them, and `stride` from one step of k to the next.
+inline void packAcross(const bf16* from, int64_t stride, int count, int64_t k, uint32_t* to, int width) {
+  for (int64_t p = 0; p < k; p += 2, from += 2 * stride, to += width) {
+    const bf16* next = p + 1 < k ? from + stride : nullptr;
+    int i = 0;
+    for (; i < count; i += 16) zipRows(from + i, next ? next + i : nullptr, std::min(16, count - i), to + i);
+    for (i = count; i < width; ++i) to[i] = 0;
+  }
+}
+
+}  // namespace meshwork::MESHWORK_ISA::pairs
+
+#if MESHWORK_PAIRS == 1
+#include "backend/cpu/pairs_avx512.h"
+#else
+#include "backend/cpu/pairs_amx.h"
+#endif
+#endif
