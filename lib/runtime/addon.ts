@@ -24,7 +24,7 @@ export interface AddonInfo {
   readonly opTableHash: number;
   /** Instruction sets of the processor, e.g. `avx512 bf16`. */
   readonly isa: string;
-  /** The set the kernels use: `avx512`, `avx2` or `portable`. */
+  /** The set the kernels use: `amx`, `avx512bf16`, `avx512`, `avx2` or `portable`. */
   readonly kernels: string;
   /** Cores this process may use. */
   readonly cores: number;

@@ -1,5 +1,5 @@
-// Kernels compiled for AMX with its tiles emulated: run in place of the real ones where the processor has no AMX, so that
-// everything about them but the instructions themselves is tested everywhere.
+// Kernels compiled for AMX with its tiles emulated: run in place of the real ones where the processor has no AMX, so
+// that everything about them but the instructions themselves is tested everywhere.
 #pragma once
 #include "backend/cpu/registry.h"
 

@@ -5,9 +5,10 @@
 namespace meshwork::MESHWORK_ISA::pairs {
 
 constexpr int kRows = 32, kColumns = 32, kStep = 32;
-constexpr int kRowGrain = 16;         // tiles are stored whole
-constexpr int64_t kPanelK = 512;      // a right panel of 32 KiB stays in the L1
-constexpr int64_t kBlockRows = 1024;  // with a panel's k, half of a 2 MiB L2: each right panel is packed once for so many rows
+constexpr int kRowGrain = 16;     // tiles are stored whole
+constexpr int64_t kPanelK = 512;  // a right panel of 32 KiB stays in the L1
+constexpr int64_t kBlockRows =
+    1024;  // with a panel's k, half of a 2 MiB L2: each right panel is packed once for so many rows
 
 constexpr int kTileRows = 16, kTileWords = 16;  // a tile: 16 rows of 64 bytes
 
@@ -24,7 +25,8 @@ void tileZero() {
 }
 template <int kTile>
 void tileLoad(const void* from, int64_t stride) {
-  for (int i = 0; i < kTileRows; ++i) std::memcpy(tiles.words[kTile][i], static_cast<const char*>(from) + i * stride, 64);
+  for (int i = 0; i < kTileRows; ++i)
+    std::memcpy(tiles.words[kTile][i], static_cast<const char*>(from) + i * stride, 64);
 }
 template <int kTile>
 void tileStore(void* to, int64_t stride) {
@@ -151,15 +153,17 @@ void multiplyTiles(int64_t blocks, const uint32_t* a, const uint32_t* b, const f
   if constexpr (kDown * kAcross == 4) tileStore<3>(to + 16 * ldTo + 16, ldTo * 4);
 }
 
-// to = from + a b for one tile, `from` (rows kColumns apart) null for zeros. Rows and columns up to a multiple of 16 are
-// written.
+// to = from + a b for one tile, `from` (rows kColumns apart) null for zeros. Rows and columns up to a multiple of 16
+// are written.
 inline void multiply(int rows, int columns, int64_t k, const uint32_t* a, const uint32_t* b, const float* from,
                      float* to, int64_t ldTo) {
   const int64_t blocks = (k + kStep - 1) / kStep;
   if (rows > 16) {
-    columns > 16 ? multiplyTiles<2, 2>(blocks, a, b, from, to, ldTo) : multiplyTiles<2, 1>(blocks, a, b, from, to, ldTo);
+    columns > 16 ? multiplyTiles<2, 2>(blocks, a, b, from, to, ldTo)
+                 : multiplyTiles<2, 1>(blocks, a, b, from, to, ldTo);
   } else {
-    columns > 16 ? multiplyTiles<1, 2>(blocks, a, b, from, to, ldTo) : multiplyTiles<1, 1>(blocks, a, b, from, to, ldTo);
+    columns > 16 ? multiplyTiles<1, 2>(blocks, a, b, from, to, ldTo)
+                 : multiplyTiles<1, 1>(blocks, a, b, from, to, ldTo);
   }
 }
 

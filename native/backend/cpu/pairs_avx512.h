@@ -4,9 +4,9 @@
 namespace meshwork::MESHWORK_ISA::pairs {
 
 constexpr int kRows = 12, kColumns = 32, kStep = 2;
-constexpr int kRowGrain = 1;          // a tile may have any number of rows
-constexpr int64_t kPanelK = 384;      // a right panel of 24 KiB stays in the L1
-constexpr int64_t kBlockRows = 384;   // with a panel's k, 288 KiB of the L2
+constexpr int kRowGrain = 1;         // a tile may have any number of rows
+constexpr int64_t kPanelK = 384;     // a right panel of 24 KiB stays in the L1
+constexpr int64_t kBlockRows = 384;  // with a panel's k, 288 KiB of the L2
 
 // The processor's state that products need: none.
 struct Unit {

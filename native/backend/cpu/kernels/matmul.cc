@@ -22,13 +22,11 @@ template <class T, class S = Compute<T>>
 class Matmul : MatmulCall<T, S> {
   using Base = MatmulCall<T, S>;
   using Base::blockColumns_, Base::blockRows_, Base::call_, Base::k_, Base::leftByRows_, Base::leftStride_, Base::m_;
-  using Base::n_, Base::plain_, Base::rightByRows_, Base::rightStride_;
   using Base::element, Base::fillBias, Base::finishRows, Base::left, Base::right;
+  using Base::n_, Base::plain_, Base::rightByRows_, Base::rightStride_;
 
  public:
-  explicit Matmul(const Call& call) : Base(call) {
-    group_ = std::is_same_v<S, Compute<T>> ? sumGroup(k_) : k_;
-  }
+  explicit Matmul(const Call& call) : Base(call) { group_ = std::is_same_v<S, Compute<T>> ? sumGroup(k_) : k_; }
 
   void run() {
     if (this->empty()) return;

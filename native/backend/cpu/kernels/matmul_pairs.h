@@ -25,7 +25,8 @@ class PairMatmul : MatmulCall<bf16, float> {
     const int64_t packed = (blockRows_ + pairs::kColumns) * panelK_ * 2;
     const int64_t room = (bytes - packed - pairs::kColumns * 8) / 4 - pairs::kRows * pairs::kColumns;
     // Sums wait in memory between panels of k: room for them bounds the columns.
-    const int64_t most = panels_ == 1 ? n_ : std::max<int64_t>(1, room / blockRows_ / pairs::kColumns) * pairs::kColumns;
+    const int64_t most =
+        panels_ == 1 ? n_ : std::max<int64_t>(1, room / blockRows_ / pairs::kColumns) * pairs::kColumns;
     blockColumns_ = roundUp(ceilDiv(n_, ceilDiv(n_, most)), pairs::kColumns);
     splitForThreads(4 * pairs::kRows, pairs::kRows, 4 * pairs::kColumns, pairs::kColumns);
   }
