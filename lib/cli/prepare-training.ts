@@ -21,6 +21,7 @@ export interface TrainSettings extends TrainingDefaults {
   readonly zero: ZeroLevel;
   readonly device: "auto" | "cpu" | "cuda";
   readonly schedule: NonNullable<TrainOptions["schedule"]>;
+  readonly virtualStages: number | undefined;
   /** Undefined: what is best on the device. */
   readonly precision: TrainOptions["precision"];
   readonly seed: number;
@@ -140,6 +141,9 @@ function decide(options: TrainOptions, defaults: TrainingDefaults): TrainSetting
     );
   }
   const microbatches = options.microbatches ?? (mesh.pp === 1 ? 1 : Math.min(2 * mesh.pp, batchSize));
+  if (options.virtualStages !== undefined && options.schedule !== "interleaved-1f1b") {
+    throw new UsageError(`--virtual-stages ${options.virtualStages}: only --schedule interleaved-1f1b has them`);
+  }
   if (microbatches > batchSize) {
     throw new UsageError(
       `--microbatches ${microbatches}: a batch of ${batchSize} samples has no more than ${batchSize}`,
@@ -164,6 +168,7 @@ function decide(options: TrainOptions, defaults: TrainingDefaults): TrainSetting
     zero: options.zero ?? defaultZero,
     device: options.device,
     schedule: options.schedule,
+    virtualStages: options.virtualStages,
     precision: options.precision,
     seed: options.seed,
   };

@@ -119,6 +119,7 @@ export const trainFlags = {
     value: "NAME",
     default: "1f1b",
   }),
+  virtualStages: integerFlag({ help: "stages of each device under interleaved-1f1b", min: 1, defaultText: "2" }),
   precision: precisionFlag,
   learningRate: numberFlag({ help: "AdamW's peak learning rate", min: 0, defaultText: PRESET }),
   lrSchedule: choiceFlag(["constant", "cosine"], { help: "course of the rate after warmup", defaultText: PRESET }),

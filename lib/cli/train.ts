@@ -79,6 +79,7 @@ function compileTraining(
     batch: model.batchFields(settings.seqLen),
     microbatches: settings.microbatches,
     schedule: settings.schedule,
+    ...(settings.virtualStages === undefined ? {} : { virtualStages: settings.virtualStages }),
     zero: settings.zero,
     precision: settings.precision ?? "f32",
     clipNorm: settings.clipNorm,

@@ -39,23 +39,23 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
   const bindingBytes: number[][] = [];
   const devices: DevicePlan[] = [];
   for (let rank = 0; rank < layout.devices; rank++) {
-    const stage = layout.coordinates(rank).pp ?? 0;
-    const key = `${stage} ${roleKey(input, rank)}`;
+    const column = layout.coordinates(rank).pp ?? 0;
+    const key = `${column} ${roleKey(input, rank)}`;
     let known = roles.get(key);
     if (!known) {
-      const role = timed(passes, "lower", () => new Role(input, stage, rank));
-      const plan = timed(passes, "memory", () => planMemory(role.program, Math.max(1, planned.slots[stage]!)));
+      const role = timed(passes, "lower", () => new Role(input, column, rank));
+      const plan = timed(passes, "memory", () => planMemory(role.program, planned.slots));
       known = { role, code: timed(passes, "encode", () => encodeSegments(role.program, plan, role.boundBytes)) };
       roles.set(key, known);
     }
     const { role, code } = known;
-    const actions = deviceActions(input, role, rank, planned.devices[stage]!, staging.entries, outputs);
+    const actions = deviceActions(input, role, rank, planned.devices[column]!, staging.entries, outputs);
     const table = deviceTable(layout, rank);
     calls.push(collectiveCalls(role.program, actions, table));
     programs.push(timed(passes, "encode", () => encodeProgram(code, actions, table, sizes.length)));
     bindings.push(role.bound);
     bindingBytes.push(role.boundBytes.map(align));
-    devices.push(devicePlan(role, code.plan, rank, stage));
+    devices.push(devicePlan(role, code.plan, rank));
   }
   timed(passes, "prove", () => proveCollectives(calls));
   return {
@@ -78,14 +78,14 @@ function roleKey(input: RoleInput, rank: number): string {
   return [...parts, ...closing].join(";");
 }
 
-function devicePlan(role: Role, plan: ReturnType<typeof planMemory>, rank: number, stage: number): DevicePlan {
+function devicePlan(role: Role, plan: ReturnType<typeof planMemory>, rank: number): DevicePlan {
   return {
     rank,
-    stage,
+    stages: role.stages,
     arenaBytes: plan.arenaBytes,
     stepBytes: plan.stepBytes,
     slotBytes: plan.slotBytes,
-    slots: plan.slots,
+    pools: plan.pools,
     scratchBytes: plan.scratchBytes,
     boundBytes: role.boundBytes.reduce((sum, bytes) => sum + align(bytes), 0),
     cellBytes: role.cellBytes,

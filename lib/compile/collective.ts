@@ -80,8 +80,13 @@ function programOf(layout: MeshLayout, request: CollectiveRequest, rank: number)
     });
   }
   const bytes = [part.input, part.output].map((n) => n * dtypeSize(request.dtype));
-  const code = encodeSegments(program, planMemory(program, 1), bytes);
-  return encodeProgram(code, [{ kind: "run", segment, slot: 0, microbatch: 0 }], tableOf(layout, rank, part), 1);
+  const code = encodeSegments(program, planMemory(program, []), bytes);
+  return encodeProgram(
+    code,
+    [{ kind: "run", segment, stage: 0, slots: {}, microbatch: 0 }],
+    tableOf(layout, rank, part),
+    1,
+  );
 }
 
 /** A collective with its buffers on the devices. */

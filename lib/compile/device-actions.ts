@@ -4,8 +4,8 @@ import { sizeOf } from "../core/shape.ts";
 import type { View } from "../ir/lowering.ts";
 import { batchAxes, type MeshLayout } from "../ir/mesh.ts";
 import { shardInterval } from "../ir/spec.ts";
-import type { StageAction } from "../passes/actions.ts";
-import type { Action } from "../passes/encode.ts";
+import type { StageAction, StageTransfer } from "../passes/actions.ts";
+import type { Action, InSlots, TransferItem } from "../passes/encode.ts";
 import type { Role, RoleInput } from "./role.ts";
 import { rankPart, sequenceAxis } from "./sequence.ts";
 import type { StagingEntry } from "./step.ts";
@@ -42,11 +42,11 @@ export function deviceActions(
   const { layout } = options;
   const actions: Action[] = [];
   const entry = (name: string): StagingEntry => staging.find((e) => e.name === name)!;
-  const run = (segment: number, slot: number, microbatch: number): void => {
+  const run = (segment: number, where: InSlots, microbatch: number): void => {
     if (role.program.segments[segment]!.instructions.length > 0)
-      actions.push({ kind: "run", segment, slot, microbatch });
+      actions.push({ kind: "run", segment, ...inSlots(where), microbatch });
   };
-  const feed = (views: ReadonlyMap<string, View>, microbatch: number, slot: number): void => {
+  const feed = (views: ReadonlyMap<string, View>, microbatch: number, where: InSlots): void => {
     for (const [name, view] of views) {
       const { shape, layout: order } = source.inputs.find((i) => i.name === name)!;
       const own = order && rankPart(order, shape, options.batchSize, layout.coordinates(rank)[sequenceAxis] ?? 0);
@@ -66,7 +66,7 @@ export function deviceActions(
           stagingOffset: entry(name).offset + before + (first + part.start) * row,
           view,
           bytes,
-          slot,
+          ...inSlots(where),
         });
     }
   };
@@ -76,19 +76,20 @@ export function deviceActions(
     const { start } = shardInterval(shape[0] ?? 1, axes, layout.sizes, layout.place(rank));
     const row = sizeOf(shape.slice(1)) * dtypeSize(view.dtype);
     const bytes = sizeOf(view.dims) * dtypeSize(view.dtype);
-    if (bytes > 0) actions.push({ kind: "feed", stagingOffset: offset + start * row, view, bytes, slot: 0 });
+    if (bytes > 0) actions.push({ kind: "feed", stagingOffset: offset + start * row, view, bytes, ...nowhere });
   }
-  run(role.opening, 0, 0);
+  run(role.opening, nowhere, 0);
   if (input.prologue && role.program.segments[role.seeds]!.instructions.length > 0) {
+    const first: InSlots = { stage: role.countStage, slots: { FB: 0 } };
     sizes.forEach((_, m) => {
-      const variant = role.variants[role.variantOf[m]!]!;
-      feed(variant.countFeeds, m, 0);
-      run(variant.count, 0, m);
+      const { count, countFeeds } = role.shared[role.variantOf[m]!]!;
+      feed(countFeeds, m, first);
+      run(count, first, m);
     });
-    run(role.seeds, 0, 0);
+    run(role.seeds, nowhere, 0);
   }
-  stageActions(role, layout, rank, planned, { actions, feed, run });
-  run(role.closing, 0, 0);
+  stageActions(role, { layout, rank, deviceOfStage: input.deviceOfStage }, planned, { actions, feed, run });
+  run(role.closing, nowhere, 0);
   for (const { name, view } of role.fetches) {
     const offset = outputs.claim(name, view, rank);
     if (offset === undefined) continue;
@@ -98,40 +99,55 @@ export function deviceActions(
   return actions;
 }
 
+/** What lies in no slot. */
+const nowhere: InSlots = { stage: 0, slots: {} };
+
 interface ActionSink {
   readonly actions: Action[];
-  feed(views: ReadonlyMap<string, View>, microbatch: number, slot: number): void;
-  run(segment: number, slot: number, microbatch: number): void;
+  feed(views: ReadonlyMap<string, View>, microbatch: number, where: InSlots): void;
+  run(segment: number, where: InSlots, microbatch: number): void;
 }
 
-/** Turns a stage's planned actions into this device's: its variants' segments, its peers; transfers of nothing fall away. */
+/** Turns planned actions into this device's: its variants' segments, its peers; transfers of nothing fall away. */
 function stageActions(
   role: Role,
-  layout: MeshLayout,
-  rank: number,
+  { layout, rank, deviceOfStage }: { layout: MeshLayout; rank: number; deviceOfStage: readonly number[] },
   planned: readonly StageAction[],
   sink: ActionSink,
 ): void {
   const coordinates = layout.coordinates(rank);
   const posted: (number | null)[] = []; // planned send ordinal -> real one, null where nothing is sent
   let sends = 0;
+  const item = (planned: StageTransfer): TransferItem[] => {
+    const { direction, stage, peerStage, slots, value, microbatch } = planned;
+    const view = role.variants[role.variantOf[microbatch]!]!.get(stage)!.crossings.get(value);
+    const empty = view === undefined || sizeOf(view.dims) === 0;
+    if (direction === "send") posted.push(empty ? null : sends++);
+    const peer = layout.rank({ ...coordinates, pp: deviceOfStage[peerStage]! });
+    return empty ? [] : [{ direction, peer, tag: value, view, stage, slots }];
+  };
   for (const action of planned) {
     if (action.kind === "run") {
-      const variant = role.variants[role.variantOf[action.microbatch]!]!;
-      if (action.segment === "F") sink.feed(variant.feeds, action.microbatch, action.slot);
-      sink.run(action.segment === "F" ? variant.forward : variant.backward, action.slot, action.microbatch);
+      const variant = role.variants[role.variantOf[action.microbatch]!]!.get(action.stage)!;
+      if (action.segment === "F") sink.feed(variant.feeds, action.microbatch, action);
+      sink.run(variant.segments[action.segment], action, action.microbatch);
     } else if (action.kind === "transfer") {
-      const items = action.items.flatMap((item) => {
-        const view = role.variants[role.variantOf[item.microbatch]!]!.crossings.get(item.value);
-        const empty = view === undefined || sizeOf(view.dims) === 0;
-        if (item.direction === "send") posted.push(empty ? null : sends++);
-        const peer = layout.rank({ ...coordinates, pp: item.peerStage });
-        return empty ? [] : [{ direction: item.direction, peer, tag: item.value, view, slot: item.slot }];
-      });
+      const items = action.items.flatMap(item);
       if (items.length > 0) sink.actions.push({ kind: "transfer", items });
+    } else if (action.kind === "handover") {
+      const { send, receive } = action;
+      const known = role.shared[role.variantOf[send.microbatch]!]!.handovers.get(send.value);
+      if (!known) continue;
+      const { segment, from, to } = known;
+      const ends = { from: { ...inSlots(send), view: from }, to: { ...inSlots(receive), view: to } };
+      sink.actions.push({ kind: "handover", segment, microbatch: send.microbatch, ...ends });
     } else {
       const send = posted[action.send];
       if (send !== null && send !== undefined) sink.actions.push({ kind: "wait", send });
     }
   }
+}
+
+function inSlots({ stage, slots }: InSlots): InSlots {
+  return { stage, slots };
 }

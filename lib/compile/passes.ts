@@ -10,6 +10,7 @@ import { gatherParameters } from "../passes/gather.ts";
 import { type Precision, placeCasts } from "../passes/precision.ts";
 import { permuteSequences, type Sequences } from "../passes/sequence.ts";
 import { shard } from "../passes/shard.ts";
+import { type StageOptions, placeStages } from "../passes/stage.ts";
 
 /** Settings of the passes. */
 export interface PassOptions {
@@ -46,8 +47,10 @@ export interface GraphSources {
   staysSplit?(name: string): boolean;
   /** Spec with which nodes read a parameter, where that is another than it lies in. */
   usedSpec?(node: Node): ValueSpec;
-  /** Which nodes may be fused: those of one segment and stage. */
+  /** Which nodes share gathered parameters: those of one segment and stage. */
   room?(node: Node): string;
+  /** How nodes are placed on pipeline stages, where they are. */
+  readonly stages?: StageOptions;
   /** Spec a result must have; null: any, partial included. */
   outputSpec?(name: string): ValueSpec | null;
   /** True for results that stay partial over the axes that do not split them. */
@@ -79,7 +82,8 @@ export const graphPasses: readonly { readonly name: string; readonly run: Pass }
         ...(s.wantedSpec ? { wantedSpec: s.wantedSpec } : {}),
       }),
   },
-  { name: "fuse", run: (g, { room = phaseOf }) => fuse(g, room) },
+  { name: "stage", run: (g, { stages }) => (stages ? placeStages(g, stages) : g) },
+  { name: "fuse", run: (g) => fuse(g) },
 ];
 
 function phaseOf(node: Node): string {

@@ -1,9 +1,9 @@
-// A role: what all devices run that have the same stage and the same local shapes. Its segments are lowered once; tables,
+// A role: what all devices run that have the same stages and the same local shapes. Its segments are lowered once; tables,
 // groups and peers differ per device.
 import { dtypeSize } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
-import type { Graph, Node, TensorType } from "../ir/graph.ts";
+import type { Graph, Node, Segment, TensorType } from "../ir/graph.ts";
 import type { View } from "../ir/lowering.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
 import { localShape, type Place, shardInterval } from "../ir/spec.ts";
@@ -24,7 +24,10 @@ export interface RoleInput {
   readonly micro: ReadonlyMap<number, MicroGraph>;
   readonly cells: readonly Cell[];
   readonly prologue: Prologue | null;
+  /** By coordinate along pp. */
   readonly closing: readonly (Graph | null)[];
+  /** Coordinate along pp of the devices that hold each stage. */
+  readonly deviceOfStage: readonly number[];
 }
 
 /** A result that one device fetches. */
@@ -33,24 +36,39 @@ export interface Fetch {
   readonly view: View;
 }
 
-/** The segments of one variant of the microbatch. */
+/** The segments of one stage in one variant of the microbatch. */
 export interface Variant {
-  readonly forward: number;
-  readonly backward: number;
-  readonly count: number;
+  readonly segments: Readonly<Record<Segment, number>>;
   /** Fed inputs in their slots, by name. */
   readonly feeds: Map<string, View>;
-  readonly countFeeds: Map<string, View>;
   /** Values sent and received, by the crossing's tag. */
   readonly crossings: Map<number, View>;
 }
 
-/** Builds one role: segments for a stage, lowered at a place. */
+/** A value that goes from one stage to another on the device. */
+export interface Handover {
+  readonly segment: number;
+  readonly from: View;
+  readonly to: View;
+}
+
+/** What one variant of the microbatch needs beside the stages' segments. */
+export interface VariantShared {
+  /** The prologue's count of a microbatch. */
+  readonly count: number;
+  readonly countFeeds: Map<string, View>;
+  /** By the crossing's tag. */
+  readonly handovers: Map<number, Handover>;
+}
+
+/** Builds one role: segments for the stages of a device, lowered at a place. */
 export class Role {
   readonly program: ProgramBuilder;
   readonly bound: string[] = [];
   readonly boundBytes: number[] = [];
-  readonly variants: Variant[] = [];
+  /** By variant, then stage. */
+  readonly variants: ReadonlyMap<number, Variant>[] = [];
+  readonly shared: VariantShared[] = [];
   /** Variant of each microbatch. */
   readonly variantOf: number[] = [];
   readonly scalars = new Map<string, View>();
@@ -62,13 +80,16 @@ export class Role {
   readonly #depositor: Depositor;
   readonly #cells = new Map<string, View>();
   readonly #input: RoleInput;
-  readonly #stage: number;
+  /** The device's coordinate along pp. */
+  readonly #column: number;
+  readonly stages: readonly number[];
   readonly #layout: MeshLayout;
   readonly #rank: number;
 
-  constructor(input: RoleInput, stage: number, rank: number) {
+  constructor(input: RoleInput, column: number, rank: number) {
     this.#input = input;
-    this.#stage = stage;
+    this.#column = column;
+    this.stages = input.deviceOfStage.flatMap((device, stage) => (device === column ? [stage] : []));
     this.#layout = input.options.layout;
     this.#rank = rank;
     this.program = new ProgramBuilder(this.#layout.sizes);
@@ -78,10 +99,15 @@ export class Role {
     this.#seedCells();
     this.#addVariants();
     this.seeds = this.program.segment("seed");
-    if (input.prologue?.stage === stage) this.#close(input.prologue.close, this.seeds, false);
+    if (input.prologue?.column === column) this.#close(input.prologue.close, this.seeds, false);
     this.closing = this.program.segment("close");
-    const closing = input.closing[stage];
+    const closing = input.closing[column];
     if (closing) this.#close(closing, this.closing, true);
+  }
+
+  /** The stage in whose slots the prologue's inputs lie. */
+  get countStage(): number {
+    return this.stages[0]!;
   }
 
   get #place(): Place {
@@ -90,7 +116,7 @@ export class Role {
 
   #ownCells(): Cell[] {
     const { cells, prologue } = this.#input;
-    return [...cells, ...(prologue?.cells ?? [])].filter((c) => c.stage === this.#stage);
+    return [...cells, ...(prologue?.cells ?? [])].filter((c) => c.column === this.#column);
   }
 
   #openCells(): void {
@@ -116,7 +142,7 @@ export class Role {
   /** Memory of what the prologue gives the microbatches, whole on every device. */
   #seedCells(): void {
     const { prologue } = this.#input;
-    if (prologue?.stage !== this.#stage) return;
+    if (prologue?.column !== this.#column) return;
     for (const { name, value } of prologue.close.outputs) {
       const { type } = prologue.close.values[value]!;
       this.#cells.set(name, this.program.allocate(type.dtype, type.shape, "step"));
@@ -131,68 +157,82 @@ export class Role {
       if (!known.has(key)) {
         known.set(key, this.variants.length);
         this.program.variant = this.variants.length;
-        this.variants.push(this.#variant(samples, this.#layout.place(this.#rank, m)));
+        this.#addVariant(samples, this.#layout.place(this.#rank, m));
       }
       this.variantOf.push(known.get(key)!);
     });
   }
 
-  #variant(samples: number, place: Place): Variant {
+  #addVariant(samples: number, place: Place): void {
     const { micro, prologue } = this.#input;
-    const index = this.variants.length;
-    const variant: Variant = {
-      forward: this.program.segment(`forward ${index}`),
-      backward: this.program.segment(`backward ${index}`),
-      count: this.program.segment(`count ${index}`),
-      feeds: new Map(),
+    const own = new Map(this.stages.map((stage) => [stage, this.#lowerStage(micro.get(samples)!, stage, place)]));
+    this.program.stage = this.countStage;
+    const shared: VariantShared = {
+      count: this.program.segment(`count ${this.variants.length}`),
       countFeeds: new Map(),
-      crossings: new Map(),
+      handovers: this.#handovers(micro.get(samples)!, own),
     };
-    this.#lowerMicro(micro.get(samples)!, variant, place);
-    if (prologue?.stage === this.#stage) {
-      const graph = prologue.graphs.get(samples)!;
-      const view = this.program.lower({
-        graph,
-        place,
-        segmentOf: () => variant.count,
-        source: (node, local) => this.#source(node, local, variant.countFeeds),
-      });
-      for (const { name, value } of graph.outputs)
-        this.#depositor.deposit(variant.count, this.#cells.get(name)!, view(value, variant.count), name);
-    }
-    return variant;
+    this.variants.push(own);
+    this.shared.push(shared);
+    if (prologue?.column !== this.#column) return;
+    const graph = prologue.graphs.get(samples)!;
+    const view = this.program.lower({
+      graph,
+      place,
+      segmentOf: () => shared.count,
+      source: (node, local) => this.#source(node, local, shared.countFeeds),
+    });
+    for (const { name, value } of graph.outputs)
+      this.#depositor.deposit(shared.count, this.#cells.get(name)!, view(value, shared.count), name);
   }
 
-  #lowerMicro({ graph, staged, firstTag }: MicroGraph, variant: Variant, place: Place): void {
-    const stage = this.#stage;
-    const sent = new Set(staged.crossings.filter((c) => c.from === stage).map((c) => c.value));
-    const segmentOf = (node: Node): number => (node.phase === "backward" ? variant.backward : variant.forward);
-    const crossing = (value: number, to: number): number =>
-      firstTag + staged.crossings.findIndex((c) => c.value === value && c.to === to);
+  #lowerStage({ graph, crossings, firstTag }: MicroGraph, stage: number, place: Place): Variant {
+    this.program.stage = stage;
+    const name = `${stage} ${this.variants.length}`;
+    const segments = {
+      F: this.program.segment(`forward ${name}`, "F"),
+      B: this.program.segment(`backward ${name}`, "B"),
+      W: this.program.segment(`weights ${name}`, "W"),
+    };
+    const variant: Variant = { segments, feeds: new Map(), crossings: new Map() };
+    const segmentOf = (node: Node): number => segments[node.segment!];
     const view = this.program.lower({
       graph,
       place,
       segmentOf,
       source: (node, local) => this.#source(node, local, variant.feeds),
-      mine: (n) => staged.stageOf[n] === stage,
+      mine: (n) => graph.nodes[n]!.stage === stage,
       received: (value, local) => {
         const slot = this.program.allocate(local.dtype, local.shape, "slot");
-        variant.crossings.set(crossing(value, stage), slot);
+        variant.crossings.set(firstTag + crossings.findIndex((c) => c.value === value && c.to === stage), slot);
         return slot;
       },
-      sent,
+      sent: new Set(crossings.filter((c) => c.from === stage).map((c) => c.value)),
     });
-    staged.crossings.forEach((c, i) => {
-      if (c.from === stage)
-        variant.crossings.set(firstTag + i, view(c.value, c.segment === "B" ? variant.backward : variant.forward));
+    crossings.forEach((c, i) => {
+      if (c.from === stage) variant.crossings.set(firstTag + i, view(c.value, segments[c.segment]));
     });
-    for (const { name, value } of graph.outputs) {
-      const cell = this.#cells.get(name);
-      if (!cell) continue;
+    for (const { name: result, value } of graph.outputs) {
+      const cell = this.#cells.get(result);
       const node = graph.nodes[graph.values[value]!.node]!;
+      if (!cell || (node.stage! < 0 ? this.#input.deviceOfStage.length - 1 : node.stage) !== stage) continue;
       const segment = segmentOf(node);
-      this.#depositor.deposit(segment, cell, view(value, segment), node.path || name);
+      this.#depositor.deposit(segment, cell, view(value, segment), node.path || result);
     }
+    return variant;
+  }
+
+  /** Copies of what crosses between two stages of this device. */
+  #handovers({ crossings, firstTag }: MicroGraph, own: ReadonlyMap<number, Variant>): Map<number, Handover> {
+    const out = new Map<number, Handover>();
+    crossings.forEach((c, i) => {
+      const tag = firstTag + i;
+      const from = own.get(c.from)?.crossings.get(tag);
+      const to = own.get(c.to)?.crossings.get(tag);
+      if (!from || !to || sizeOf(to.dims) === 0) return;
+      out.set(tag, { segment: this.program.handover(from, to, ""), from, to });
+    });
+    return out;
   }
 
   #source(node: Node, local: TensorType, feeds: Map<string, View>): View {
@@ -202,11 +242,12 @@ export class Role {
     if (cell) return cell;
     const input = this.#input.source.inputs.find((i) => i.name === name);
     if (!input)
-      throw new PlanError(`the step reads "${name}", which is neither an input nor a result on stage ${this.#stage}`);
+      throw new PlanError(`the step reads "${name}", which is neither an input nor a result on pp=${this.#column}`);
     const known = input.batch ? feeds.get(name) : this.scalars.get(name);
     if (known) return known;
     const view = this.program.allocate(local.dtype, local.shape, input.batch ? "slot" : "step");
     (input.batch ? feeds : this.scalars).set(name, view);
+    if (input.batch) this.program.buffers[view.buffer]!.fedFor.add("F");
     return view;
   }
 

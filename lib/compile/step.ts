@@ -2,14 +2,15 @@
 // Training, evaluation and single evaluations of a function are all steps.
 import type { DType } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
-import { type Graph, newGraph, type Node, type TensorType } from "../ir/graph.ts";
+import { type Graph, newGraph, type Node, type Phase, type TensorType } from "../ir/graph.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
 import { batchAxes } from "../ir/mesh.ts";
 import { type ValueSpec, replicated } from "../ir/spec.ts";
 import { cutByStage } from "../passes/close.ts";
-import type { Schedule } from "../passes/schedule.ts";
+import type { PoolPlan } from "../passes/memory.ts";
+import { type Schedule, hasWeightSegment, stageDevices } from "../passes/schedule.ts";
 import type { Sequences } from "../passes/sequence.ts";
-import { stageGraph } from "../passes/stage.ts";
+import type { StageOptions } from "../passes/stage.ts";
 import { stageOfModule } from "../passes/stages.ts";
 import { alikeGraphs } from "./alike.ts";
 import { type MicroGraph, tagCrossings } from "./boundary.ts";
@@ -40,7 +41,8 @@ export interface Cell {
   readonly name: string;
   readonly type: TensorType;
   readonly spec: ValueSpec;
-  readonly stage: number;
+  /** Coordinate along pp of the devices that hold it. */
+  readonly column: number;
 }
 
 /**
@@ -117,11 +119,13 @@ export interface StagingEntry {
 /** Exact bytes of one device. */
 export interface DevicePlan {
   readonly rank: number;
-  readonly stage: number;
+  /** Its pipeline stages, ascending. */
+  readonly stages: readonly number[];
   readonly arenaBytes: number;
+  /** The arena's parts: what lasts for the step, the slots of all stages and pools, scratch of the largest segment. */
   readonly stepBytes: number;
   readonly slotBytes: number;
-  readonly slots: number;
+  readonly pools: readonly PoolPlan[];
   readonly scratchBytes: number;
   /** Bytes of the parameters and optimizer state that the program binds. */
   readonly boundBytes: number;
@@ -156,7 +160,6 @@ export function microbatchSizes(batchSize: number, microbatches: number): number
 export function compileStep(given: StepSource, options: StepOptions): CompiledStep {
   const { layout, batchSize, microbatches } = options;
   const source = withSequences(given, layout);
-  const stages = layout.size("pp");
   const sizes = microbatchSizes(batchSize, microbatches);
   if (batchSize > 0 && sizes.some((n) => n === 0)) {
     throw new PlanError(
@@ -164,7 +167,8 @@ export function compileStep(given: StepSource, options: StepOptions): CompiledSt
     );
   }
   const micro = microGraphs(source, options, sizes);
-  const cells = cellsOf(micro, stages);
+  const deviceOfStage = stageDevices(options.schedule);
+  const cells = cellsOf(micro, deviceOfStage);
   const prologue = compilePrologue(source, options, sizes, cells);
   return assemblePrograms({
     source,
@@ -173,24 +177,25 @@ export function compileStep(given: StepSource, options: StepOptions): CompiledSt
     micro,
     cells,
     prologue,
-    closing: closeStages(source, options, cells, prologue),
+    closing: closeDevices(source, options, cells, prologue),
+    deviceOfStage,
   });
 }
 
-/** Each stage's closing graph, sharded. */
-function closeStages(
+/** The closing graph of the devices at each coordinate along pp, sharded. */
+function closeDevices(
   source: SplitSource,
   options: StepOptions,
   cells: readonly Cell[],
   prologue: Prologue | null,
 ): (Graph | null)[] {
-  const stageOf = new Map(cells.map((c) => [c.name, c.stage]));
-  for (const { name } of prologue?.close.outputs ?? []) stageOf.set(name, prologue!.stage);
+  const columnOf = new Map(cells.map((c) => [c.name, c.column]));
+  for (const { name } of prologue?.close.outputs ?? []) columnOf.set(name, prologue!.column);
   const parts = timed(options.passes, "close", () =>
-    cutByStage(source.closing, options.layout.size("pp"), (name) => stageOf.get(name)),
+    cutByStage(source.closing, options.layout.size("pp"), (name) => columnOf.get(name)),
   );
-  return parts.map((graph, s) => {
-    const own = cells.filter((c) => c.stage === s);
+  return parts.map((graph, column) => {
+    const own = cells.filter((c) => c.column === column);
     const whole = { outputsWhole: true, staysSplit: (name: string) => name.startsWith(updateName) };
     return graph && runGraphPasses(graph, { ...shardSources(source, options, own), ...whole }, options.passes);
   });
@@ -215,20 +220,24 @@ function microGraphs(source: SplitSource, options: StepOptions, sizes: readonly 
       outputSpec: (name: string) => fixed.get(name) ?? options.cellSpecs?.get(name) ?? null,
       staysPartial: (name: string) => !fixed.has(name),
       wantedSpec: (name: string) => options.wantedSpecs?.get(name) ?? null,
+      stages: stagesOf(options),
     };
     return runGraphPasses(ofSize(source.micro, n), sources, options.passes);
   });
-  const stages = options.layout.size("pp");
-  const staged = [...graphs].map(([n, graph]) => {
-    const cut = timed(options.passes, "stage", () => stageGraph(graph, stages, stageOfPath(options)));
-    return [n, { graph, staged: cut }] as const;
-  });
-  return tagCrossings(new Map(staged));
+  return tagCrossings(graphs);
 }
 
-/** The prologue's graphs, sharded, and its stage. */
+function stagesOf({ schedule, stageOfBlock }: StepOptions): StageOptions {
+  return {
+    stages: schedule.stages,
+    splitsWeights: hasWeightSegment(schedule),
+    stageOfPath: (path) => stageOfModule(stageOfBlock, path),
+  };
+}
+
+/** The prologue's graphs, sharded, and the coordinate along pp of the devices that run it. */
 export interface Prologue {
-  readonly stage: number;
+  readonly column: number;
   readonly graphs: ReadonlyMap<number, Graph>;
   readonly cells: readonly Cell[];
   readonly close: Graph;
@@ -240,10 +249,6 @@ function ofSize(graphs: ReadonlyMap<number, Graph>, samples: number): Graph {
   throw new PlanError(`the step has no graph for microbatches of ${samples} samples`);
 }
 
-function stageOfPath({ stageOfBlock }: StepOptions): (path: string) => number | undefined {
-  return (path) => stageOfModule(stageOfBlock, path);
-}
-
 function compilePrologue(
   source: SplitSource,
   options: StepOptions,
@@ -252,7 +257,7 @@ function compilePrologue(
 ): Prologue | null {
   if (!source.prologue) return null;
   const { at, close, graphs: traced } = source.prologue;
-  const stage = cells.find((c) => c.name === at)?.stage ?? options.layout.size("pp") - 1;
+  const column = cells.find((c) => c.name === at)?.column ?? options.layout.size("pp") - 1;
   const graphs = alikeGraphs([...new Set(sizes)], (n, fixed) => {
     const outputSpec = (name: string): ValueSpec | null => fixed.get(name) ?? null;
     return runGraphPasses(ofSize(traced, n), { ...shardSources(source, options, []), outputSpec }, options.passes);
@@ -262,32 +267,34 @@ function compilePrologue(
     name,
     type: first.values[value]!.type,
     spec: first.values[value]!.spec!,
-    stage,
+    column,
   }));
   const sources = { ...shardSources(source, options, own), outputsWhole: true };
-  return { stage, graphs, cells: own, close: runGraphPasses(close, sources, options.passes) };
+  return { column, graphs, cells: own, close: runGraphPasses(close, sources, options.passes) };
 }
 
-/** Cells of the microbatches' results. Throws PlanError for one whose stage depends on the microbatch's size. */
-function cellsOf(micro: ReadonlyMap<number, MicroGraph>, stages: number): Cell[] {
+/**
+ * Cells of the microbatches' results; those that any stage can make are the last one's. Throws PlanError for one whose stage
+ * depends on the microbatch's size.
+ */
+function cellsOf(micro: ReadonlyMap<number, MicroGraph>, deviceOfStage: readonly number[]): Cell[] {
   const [first, ...rest] = [...micro.values()];
   const cells = (of: MicroGraph): Cell[] =>
     of.graph.outputs.map(({ name, value }) => {
       const { type, spec, node } = of.graph.values[value]!;
-      const stage = of.staged.stageOf[node]!;
-      return { name, type, spec: spec!, stage: stage >= 0 ? stage : stages - 1 };
+      return { name, type, spec: spec!, column: deviceOfStage.at(of.graph.nodes[node]!.stage!)! };
     });
   const own = cells(first!);
   for (const other of rest.flatMap(cells)) {
-    if (own.some((c) => c.name === other.name && c.stage === other.stage)) continue;
+    if (own.some((c) => c.name === other.name && c.column === other.column)) continue;
     throw new PlanError(`result "${other.name}" is made on different stages in microbatches of different sizes`);
   }
   return own;
 }
 
 function shardSources(source: SplitSource, options: StepOptions, cells: readonly Cell[]): GraphSources {
-  const stages = options.layout.size("pp");
-  const stageOf = stageOfPath(options);
+  const { stages, splitsWeights, stageOfPath } = stagesOf(options);
+  const part = (phase: Phase): Phase => (phase === "weights" && !splitsWeights ? "backward" : phase);
   const { usedSpecs } = options;
   const usedSpec = (node: Node): ValueSpec => {
     const id = node.params.id as string;
@@ -297,7 +304,7 @@ function shardSources(source: SplitSource, options: StepOptions, cells: readonly
     layout: options.layout,
     sequences: source.sequences,
     ...(usedSpecs ? { usedSpec } : {}),
-    room: ({ phase, path }) => `${phase} ${stages === 1 ? 0 : path === "" ? "?" : stageOf(path)}`,
+    room: ({ phase, path }) => `${part(phase)} ${stages === 1 ? 0 : path === "" ? "?" : stageOfPath(path)}`,
     sourceSpec: (node) => {
       const shape = node.params.shape as readonly number[];
       if (node.op === "parameter") return parameterSpec(options, node.params.id as string);

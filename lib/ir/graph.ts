@@ -12,8 +12,14 @@ export interface TensorType {
 /** Typed parameters of a node: plain data, no closures. */
 export type Params = Readonly<Record<string, unknown>>;
 
-/** Which part of a training step a node belongs to. */
-export type Phase = "forward" | "backward" | "update";
+/**
+ * Which part of a training step a node belongs to. "weights": the part of the backward that leads to parameters' gradients
+ * only, to no activation's.
+ */
+export type Phase = "forward" | "backward" | "weights" | "update";
+
+/** A part of a pipeline stage's work: forward, backward (for inputs), backward for weights. */
+export type Segment = "F" | "B" | "W";
 
 /** One operation. */
 export interface Node {
@@ -26,6 +32,9 @@ export interface Node {
   /** Path of the module it was made in ("" outside any); gradient nodes inherit that of the node they differentiate. */
   readonly path: string;
   readonly phase: Phase;
+  /** Pipeline stage that runs it; -1: each that reads it. Set by the stage pass, as is `segment`. */
+  readonly stage?: number;
+  readonly segment?: Segment;
 }
 
 /** One value. */

@@ -6,29 +6,42 @@ import { axisName } from "../ir/spec.ts";
 import { opTableHash } from "../ops/hash.ts";
 import { kernels } from "../ops/kernels.ts";
 import type { Instruction, ProgramBuilder } from "./lower.ts";
-import { type MemoryPlan, alignment } from "./memory.ts";
+import { type MemoryPlan, alignment, poolOf } from "./memory.ts";
+import { type Pool, type Slots, pools } from "./slots.ts";
 
 /** What a program does, step by step, once its segments exist. Views are of virtual buffers. */
 export type Action =
-  | { readonly kind: "run"; readonly segment: number; readonly slot: number; readonly microbatch: number }
+  | ({ readonly kind: "run"; readonly segment: number; readonly microbatch: number } & InSlots)
+  | {
+      /** Copies a value from a microbatch's slots on one stage to those on another. */
+      readonly kind: "handover";
+      readonly from: InSlots & { readonly view: View };
+      readonly to: InSlots & { readonly view: View };
+      readonly segment: number;
+      readonly microbatch: number;
+    }
   | { readonly kind: "transfer"; readonly items: readonly TransferItem[] }
   | { readonly kind: "wait"; readonly send: number }
-  | {
+  | ({
       readonly kind: "feed";
       readonly stagingOffset: number;
       readonly view: View;
       readonly bytes: number;
-      readonly slot: number;
-    }
+    } & InSlots)
   | { readonly kind: "fetch"; readonly stagingOffset: number; readonly view: View; readonly bytes: number };
 
+/** The slots of a microbatch on a stage. */
+export interface InSlots {
+  readonly stage: number;
+  readonly slots: Slots;
+}
+
 /** One side of a transfer. */
-export interface TransferItem {
+export interface TransferItem extends InSlots {
   readonly direction: "send" | "receive";
   readonly peer: number;
   readonly tag: number;
   readonly view: View;
-  readonly slot: number;
 }
 
 /** What differs between the devices that run the same segments. */
@@ -112,7 +125,8 @@ export function encodeSegments(
     const { region, offset } = plan.locations[view.buffer]!;
     return [region, offset / alignment, viewIndex(view)];
   };
-  const instruction = (i: Instruction): number[] => {
+  const instruction = (i: Instruction, relative: boolean): number[] => {
+    const operands = [...i.inputs, ...i.outputs];
     const known = codes.get(i.kernel);
     if (!known) throw new ProgramError(`no kernel is named ${i.kernel} (lowering of ${i.label})`);
     return [
@@ -121,12 +135,11 @@ export function encodeSegments(
       i.outputs.length,
       i.attributes.length,
       i.label === "" ? -1 : labels.add(i.label, i.label),
-      ...i.inputs.flatMap(operand),
-      ...i.outputs.flatMap(operand),
+      ...operands.flatMap((view, k) => (relative ? [1 + k, 0, viewIndex(view)] : operand(view))),
       ...i.attributes.map(attribute),
     ];
   };
-  const segments = program.segments.map((s) => s.instructions.flatMap(instruction));
+  const segments = program.segments.map((s) => s.instructions.flatMap((i) => instruction(i, s.relative)));
   return {
     program,
     plan,
@@ -168,15 +181,22 @@ export function encodeProgram(
     e.kind === "group" ? [code.groups.indexOf(e)] : device.words(e, m);
   const tables = Array.from({ length: microbatches }, (_, m) => code.entries.flatMap((e) => words(e, m)));
   const tableWords = tables[0]?.length ?? 0;
-  const at = (view: View, slot: number): number => {
+  const base = ({ stage, slots }: InSlots, pool: Pool): number => plan.slotOffset(stage, pool, slots[pool] ?? 0);
+  const at = (view: View, where: InSlots): number => {
     const { region, offset } = plan.locations[view.buffer]!;
-    if (region > 1) throw new ProgramError("a transfer or feed must lie in the arena");
-    return (region === 1 ? plan.slotOffset(slot) : 0) + offset;
+    const pool = poolOf(region);
+    if (region !== 0 && !pool) throw new ProgramError("a transfer or feed must lie in the arena");
+    return (pool ? base(where, pool) : 0) + offset;
   };
   const encodeAction = (a: Action): number[] => {
     switch (a.kind) {
       case "run":
-        return [1, a.segment, plan.slotOffset(a.slot) / alignment, 0, a.microbatch * tableWords];
+        return [1, a.segment, ...pools.map((pool) => base(a, pool) / alignment), a.microbatch * tableWords];
+      case "handover": {
+        // The segment copies from the start of its first slot to that of its second: see ProgramBuilder.handover.
+        const [from, to] = [a.from, a.to].map((side) => at(side.view, side) / alignment);
+        return [1, a.segment, from!, to!, 0, a.microbatch * tableWords];
+      }
       case "transfer":
         return [
           2,
@@ -185,14 +205,14 @@ export function encodeProgram(
             t.direction === "send" ? 0 : 1,
             t.peer,
             t.tag,
-            at(t.view, t.slot) / alignment,
+            at(t.view, t) / alignment,
             code.viewIndex(t.view),
           ]),
         ];
       case "wait":
         return [3, a.send];
       case "feed":
-        return [4, ...wide(a.stagingOffset), at(a.view, a.slot) / alignment, ...wide(a.bytes)];
+        return [4, ...wide(a.stagingOffset), at(a.view, a) / alignment, ...wide(a.bytes)];
       case "fetch": {
         const { region, offset } = plan.locations[a.view.buffer]!;
         return [5, region, offset / alignment, ...wide(a.stagingOffset), ...wide(a.bytes)];

@@ -21,11 +21,11 @@ function sameSplit(a: Value, b: Value): boolean {
 }
 
 /**
- * Replaces each maximal group of elementwise nodes with one reader outside the group by a fused node. `room` tells which
- * nodes may share a node (segment and stage): nothing is fused across rooms.
+ * Replaces each maximal group of elementwise nodes with one reader outside the group by a fused node. Nothing is fused
+ * across phases, stages and segments, nor what each reader makes for itself.
  */
-export function fuse(graph: Graph, room: (node: Node) => string): Graph {
-  const groupOf = groupNodes(graph, room);
+export function fuse(graph: Graph): Graph {
+  const groupOf = groupNodes(graph);
   const members = new Map<number, number[]>();
   groupOf.forEach((root, n) => {
     if (root >= 0) members.set(root, [...(members.get(root) ?? []), n]);
@@ -37,8 +37,7 @@ export function fuse(graph: Graph, room: (node: Node) => string): Graph {
     const root = groupOf[n]!;
     const group = root >= 0 ? members.get(root)! : [];
     if ((group.length > 1 && n !== root) || inlined.has(node.outputs[0]!)) return;
-    b.path = node.path;
-    b.phase = node.phase;
+    b.like(node);
     if (root >= 0) emitFused(b, graph, group, map, inlined);
     else copyNode(b, graph, node, map);
   });
@@ -67,7 +66,7 @@ function inlinedConstants(
 }
 
 /** For each node the last node of its group, itself when alone; -1 for nodes that are not elementwise. */
-function groupNodes(graph: Graph, room: (node: Node) => string): number[] {
+function groupNodes(graph: Graph): number[] {
   const readers: number[][] = graph.values.map(() => []);
   graph.nodes.forEach((node, n) => {
     for (const v of node.inputs) readers[v]!.push(n);
@@ -81,7 +80,7 @@ function groupNodes(graph: Graph, room: (node: Node) => string): number[] {
     if (!isElementwise(node)) continue;
     const value = node.outputs[0]!;
     const root = kept.has(value) ? -1 : commonGroup(readers[value]!, groupOf);
-    const joins = root >= 0 && fits(graph, node, root, room) && steps.get(root)! < maxSteps;
+    const joins = root >= 0 && fits(graph, node, root) && steps.get(root)! < maxSteps;
     const reads = joins ? new Set([...inputs.get(root)!].filter((v) => v !== value)) : new Set<number>();
     for (const v of node.inputs) reads.add(v);
     if (joins && reads.size <= maxInputs) {
@@ -104,9 +103,15 @@ function commonGroup(readers: readonly number[], groupOf: readonly number[]): nu
   return readers.every((r) => groupOf[r] === group) ? group : -1;
 }
 
-function fits(graph: Graph, node: Node, root: number, room: (node: Node) => string): boolean {
+function fits(graph: Graph, node: Node, root: number): boolean {
   const other = graph.nodes[root]!;
-  return sameSplit(graph.values[node.outputs[0]!]!, graph.values[other.outputs[0]!]!) && room(node) === room(other);
+  return sameSplit(graph.values[node.outputs[0]!]!, graph.values[other.outputs[0]!]!) && sameRoom(node, other);
+}
+
+/** Nodes of a placed graph share a stage and segment; those of others a phase. */
+function sameRoom(a: Node, b: Node): boolean {
+  if (a.stage === undefined) return a.phase === b.phase;
+  return a.stage >= 0 && a.stage === b.stage && a.segment === b.segment;
 }
 
 function copyNode(b: GraphBuilder, graph: Graph, node: Node, map: number[]): void {

@@ -1,13 +1,15 @@
 // Appends nodes to a Graph: how passes write their result. Values are value ids.
 import type { DType } from "../core/dtype.ts";
 import { Builder } from "../ir/builder.ts";
-import { type Graph, type Params, type Phase, type TensorType, newGraph } from "../ir/graph.ts";
+import { type Graph, type Node, type Params, type Phase, type TensorType, newGraph } from "../ir/graph.ts";
 import { getOp } from "../ops/index.ts";
 
 /** Appends nodes to `graph`; new nodes take the builder's current path and phase. */
 export class GraphBuilder {
   path = "";
   phase: Phase = "forward";
+  /** Stage and segment of new nodes, once there are any. */
+  placed: Pick<Node, "stage" | "segment"> = {};
   readonly graph: Graph;
 
   constructor(graph: Graph = newGraph()) {
@@ -26,6 +28,13 @@ export class GraphBuilder {
     return this.append(op, inputs, params, types);
   }
 
+  /** Makes new nodes like this one: with its path, phase, stage and segment. */
+  like({ path, phase, stage, segment }: Node): void {
+    this.path = path;
+    this.phase = phase;
+    this.placed = { ...(stage === undefined ? {} : { stage }), ...(segment === undefined ? {} : { segment }) };
+  }
+
   cast(value: number, dtype: DType): number {
     return this.type(value).dtype === dtype ? value : this.emit("cast", [value], { dtype })[0]!;
   }
@@ -37,7 +46,7 @@ export class GraphBuilder {
       values.push({ type, node: nodes.length, index });
       return values.length - 1;
     });
-    nodes.push({ op, params, inputs: [...inputs], outputs, path: this.path, phase: this.phase });
+    nodes.push({ op, params, inputs: [...inputs], outputs, path: this.path, phase: this.phase, ...this.placed });
     return outputs;
   }
 }

@@ -3,7 +3,7 @@
 import { type DType, dtypeSize } from "../core/dtype.ts";
 import { ProgramError } from "../core/errors.ts";
 import { type Shape, rowMajorStrides, sameShape, shapeText, sizeOf } from "../core/shape.ts";
-import type { Graph, Node, TensorType } from "../ir/graph.ts";
+import type { Graph, Node, Segment as StageSegment, TensorType } from "../ir/graph.ts";
 import type { Attribute, LowerContext, View } from "../ir/lowering.ts";
 import { type Place, type ValueSpec, localShape } from "../ir/spec.ts";
 import { getOp } from "../ops/index.ts";
@@ -18,8 +18,11 @@ export type Home = "auto" | "slot" | "step" | { readonly bound: number };
 export interface VirtualBuffer {
   readonly bytes: number;
   readonly home: Home;
-  /** The variant of the microbatch segments that it belongs to (their slots overlap). */
+  /** The stage and the variant of the microbatch segments that it belongs to (slots of variants overlap). */
+  readonly stage: number;
   readonly variant: number;
+  /** What touches it beside instructions: feeds, before the segment they are for. */
+  readonly fedFor: Set<StageSegment>;
   /** First and last instruction of each segment that touches it. */
   readonly uses: Map<number, { first: number; last: number }>;
 }
@@ -36,6 +39,10 @@ export interface Instruction {
 /** A straight run of instructions that a schedule starts as one. */
 export interface Segment {
   readonly name: string;
+  /** Which part of a stage's work on a microbatch it is, if any. */
+  readonly part: StageSegment | null;
+  /** True when its instructions' k-th operand is at the start of the running action's k-th slot. */
+  readonly relative: boolean;
   readonly instructions: Instruction[];
 }
 
@@ -57,7 +64,17 @@ export interface LowerOptions {
 
 /** Ops that are made anew in each segment that reads them rather than kept: leaves, and views of leaves. */
 const leaves = new Set(["constant", "iota", "input", "parameter", "random"]);
-const cheap = new Set(["reshape", "transpose", "broadcast", "slice", "shard_slice", "cast", "stop_gradient"]);
+
+/** Ops whose results are mostly views of their operands' memory. */
+export const viewOps: ReadonlySet<string> = new Set([
+  "reshape",
+  "transpose",
+  "broadcast",
+  "slice",
+  "shard_slice",
+  "stop_gradient",
+]);
+const cheap = new Set([...viewOps, "cast"]);
 
 /** For each node, whether each segment that reads it makes it anew. */
 export function duplicable(graph: Graph): boolean[] {
@@ -74,7 +91,8 @@ export class ProgramBuilder {
   readonly buffers: VirtualBuffer[] = [];
   readonly segments: Segment[] = [];
   readonly sizes: Readonly<Record<string, number>>;
-  /** Variant of the buffers made from now on: microbatches of other local shapes have segments of their own. */
+  /** Stage and variant of the buffers made from now on: microbatches of other local shapes have segments of their own. */
+  stage = 0;
   variant = 0;
 
   constructor(sizes: Readonly<Record<string, number>>) {
@@ -82,14 +100,16 @@ export class ProgramBuilder {
   }
 
   /** Adds a segment and returns its number. */
-  segment(name: string): number {
-    this.segments.push({ name, instructions: [] });
+  segment(name: string, part: StageSegment | null = null): number {
+    this.segments.push({ name, part, relative: false, instructions: [] });
     return this.segments.length - 1;
   }
 
   /** A contiguous view of a new buffer. */
   allocate(dtype: DType, dims: Shape, home: Home): View {
-    this.buffers.push({ bytes: sizeOf(dims) * dtypeSize(dtype), home, variant: this.variant, uses: new Map() });
+    const { stage, variant } = this;
+    const bytes = sizeOf(dims) * dtypeSize(dtype);
+    this.buffers.push({ bytes, home, stage, variant, fedFor: new Set(), uses: new Map() });
     return { buffer: this.buffers.length - 1, dtype, offset: 0, dims: [...dims], strides: rowMajorStrides(dims) };
   }
 
@@ -114,6 +134,13 @@ export class ProgramBuilder {
 
   copy(segment: number, from: View, to: View, label: string): void {
     this.emit(segment, { kernel: "copy", inputs: [from], outputs: [to], attributes: [], label });
+  }
+
+  /** A segment that copies a value from where one stage has it to where another wants it; the action says where that is. */
+  handover(from: View, to: View, label: string): number {
+    const copy = { kernel: "copy", inputs: [from], outputs: [to], attributes: [], label };
+    this.segments.push({ name: "handover", part: null, relative: true, instructions: [copy] });
+    return this.segments.length - 1;
   }
 
   /** Lowers a graph; returns a function that gives a value's view as a segment sees it. */

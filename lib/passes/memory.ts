@@ -1,14 +1,27 @@
 // Memory planning: gives every virtual buffer of a program its place, so that the plan's bytes are the real bytes.
 import { PlanError } from "../core/errors.ts";
+import type { Segment } from "../ir/graph.ts";
 import type { ProgramBuilder, VirtualBuffer } from "./lower.ts";
+import { type Pool, type SlotCounts, poolFor, pools } from "./slots.ts";
 
 /** Offsets are multiples of this, in bytes: cache lines, and the widest vector. */
 export const alignment = 64;
 
 /** Where a buffer lies: a program region and a byte offset in it. */
 export interface Location {
-  /** 0 arena, 1 slot, 3 + k bound buffer k (docs/PROGRAM.md). */
+  /** 0 arena, 1 to 3 a slot of a pool, 4 + k bound buffer k (docs/PROGRAM.md). */
   readonly region: number;
+  readonly offset: number;
+}
+
+/** The slots of one stage in one pool. */
+export interface PoolPlan {
+  readonly stage: number;
+  readonly pool: Pool;
+  readonly slots: number;
+  /** Of one slot. */
+  readonly bytes: number;
+  /** Of the first slot, in the arena. */
   readonly offset: number;
 }
 
@@ -19,10 +32,18 @@ export interface MemoryPlan {
   /** The arena's parts: what lasts for the step, all slots, scratch of the largest segment. */
   readonly stepBytes: number;
   readonly slotBytes: number;
-  readonly slots: number;
   readonly scratchBytes: number;
-  /** Byte offset of a slot in the arena. */
-  slotOffset(slot: number): number;
+  readonly pools: readonly PoolPlan[];
+  /** Byte offset of a slot in the arena; 0 for a pool that holds nothing. */
+  slotOffset(stage: number, pool: Pool, slot: number): number;
+}
+
+/** Region of the first bound buffer. */
+const firstBound = 1 + pools.length;
+
+/** The pool of a region; null for other regions. */
+export function poolOf(region: number): Pool | null {
+  return pools[region - 1] ?? null;
 }
 
 /** Rounds up to the alignment. */
@@ -30,29 +51,29 @@ export function align(bytes: number): number {
   return Math.ceil(bytes / alignment) * alignment;
 }
 
-/** Plans a program that keeps `slots` microbatches at once. Slots of several variants overlap. */
-export function planMemory(program: ProgramBuilder, slots: number): MemoryPlan {
+/** Plans a program whose stages keep so many microbatches at once, by pool. Slots of several variants overlap. */
+export function planMemory(program: ProgramBuilder, slots: readonly SlotCounts[]): MemoryPlan {
   const { buffers } = program;
   const locations: Location[] = buffers.map(() => ({ region: 0, offset: 0 }));
   let stepBytes = 0;
-  const slotSizes = new Map<number, number>();
+  const sizes = new PoolSizes();
   const scratch = new Map<number, number[]>();
   buffers.forEach((buffer, index) => {
-    const { home, uses, bytes, variant } = buffer;
-    if (typeof home === "object") locations[index] = { region: 3 + home.bound, offset: 0 };
+    const { home, uses, bytes } = buffer;
+    if (typeof home === "object") locations[index] = { region: firstBound + home.bound, offset: 0 };
     else if (home === "step") {
       locations[index] = { region: 0, offset: stepBytes };
       stepBytes += align(bytes);
     } else if (home === "slot" || uses.size > 1) {
-      const offset = slotSizes.get(variant) ?? 0;
-      locations[index] = { region: 1, offset };
-      slotSizes.set(variant, offset + align(bytes));
+      const pool = poolFor(partsThatUse(program, buffer));
+      locations[index] = { region: 1 + pools.indexOf(pool), offset: sizes.add(buffer, pool) };
     } else {
       for (const segment of uses.keys()) scratch.set(segment, [...(scratch.get(segment) ?? []), index]);
     }
   });
-  const slotBytes = Math.max(0, ...slotSizes.values());
-  const scratchStart = stepBytes + slots * slotBytes;
+  const planned = sizes.place(slots, stepBytes);
+  const slotBytes = planned.reduce((sum, p) => sum + p.slots * p.bytes, 0);
+  const scratchStart = stepBytes + slotBytes;
   let scratchBytes = 0;
   for (const [segment, list] of scratch) {
     const { offsets, total } = packLifetimes(list.map((i) => lifetime(buffers[i]!, segment)));
@@ -68,10 +89,46 @@ export function planMemory(program: ProgramBuilder, slots: number): MemoryPlan {
     arenaBytes: scratchStart + scratchBytes,
     stepBytes,
     slotBytes,
-    slots,
     scratchBytes,
-    slotOffset: (slot) => stepBytes + slot * slotBytes,
+    pools: planned,
+    slotOffset(stage, pool, slot) {
+      const own = planned.find((p) => p.stage === stage && p.pool === pool);
+      return own ? own.offset + slot * own.bytes : 0;
+    },
   };
+}
+
+/** The parts of a stage's work that touch a buffer. */
+function partsThatUse({ segments }: ProgramBuilder, { uses, fedFor }: VirtualBuffer): Set<Segment> {
+  const parts = [...uses.keys()].flatMap((s) => segments[s]!.part ?? []);
+  return new Set([...parts, ...fedFor]);
+}
+
+/** Sizes of slots while buffers are added to them. */
+class PoolSizes {
+  readonly #sizes = new Map<string, Map<number, number>>();
+
+  /** Adds a buffer; returns its offset in the slot. */
+  add({ stage, variant, bytes }: VirtualBuffer, pool: Pool): number {
+    const key = `${stage} ${pool}`;
+    const byVariant = this.#sizes.get(key) ?? new Map<number, number>();
+    this.#sizes.set(key, byVariant);
+    const offset = byVariant.get(variant) ?? 0;
+    byVariant.set(variant, offset + align(bytes));
+    return offset;
+  }
+
+  /** Lays the slots out one after the other. */
+  place(counts: readonly SlotCounts[], start: number): PoolPlan[] {
+    let offset = start;
+    return [...this.#sizes].map(([key, byVariant]) => {
+      const [stage, pool] = key.split(" ") as [string, Pool];
+      const slots = counts[Number(stage)]?.[pool] ?? 0;
+      const plan = { stage: Number(stage), pool, slots, bytes: Math.max(...byVariant.values()), offset };
+      offset += slots * plan.bytes;
+      return plan;
+    });
+  }
 }
 
 /** What a program can address: offsets are counted in units of the alignment, in 31 bits. */

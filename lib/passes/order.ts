@@ -1,5 +1,5 @@
-// One global order of a pipeline's runs and transfers. Every device's actions are this order's restriction to it, so
-// that no two devices can wait for each other, even when a send ends only at its receive.
+// One global order of a pipeline's runs, sends and receives. Every device's actions are this order's restriction to it, and
+// whatever an action waits for comes before it: so no two devices can wait for each other.
 import { PlanError } from "../core/errors.ts";
 import { type Schedule, type ScheduledRun, type Segment, hasWeightSegment, stageDevices } from "./schedule.ts";
 
@@ -20,9 +20,9 @@ export interface RunEvent extends ScheduledRun {
   readonly device: number;
 }
 
-/** The moment at which one value of one microbatch passes from one device to another. */
+/** One side of a value's way from one stage to another; `handover`: both, where the stages are on one device. */
 export interface TransferEvent {
-  readonly kind: "transfer";
+  readonly kind: "send" | "receive" | "handover";
   readonly value: number;
   readonly microbatch: number;
   readonly from: number;
@@ -35,26 +35,25 @@ export interface TransferEvent {
 
 export type PipelineEvent = RunEvent | TransferEvent;
 
-/** A transfer between runs, given by their indices. */
+/** A value's way between runs, given by their indices. */
 interface Crossing {
-  readonly event: TransferEvent;
+  readonly passage: Omit<TransferEvent, "kind">;
   readonly maker: number;
   readonly needer: number;
 }
 
-/** The runs of all devices in one list, how long each is taken to last, and its neighbours on its device. */
+/** The runs of all devices in one list, how long each is taken to last, and what precedes it on its device. */
 interface Runs {
   readonly list: readonly RunEvent[];
   readonly durations: readonly number[];
   readonly index: ReadonlyMap<string, number>;
   previous(run: number): number | undefined;
-  next(run: number): number | undefined;
 }
 
 /**
- * Orders all runs and transfers. A value moves right after the run that makes it and right before the run that needs it
- * where both can be; where not (values that skip stages), the stage nearer to the pipeline's start, which holds its
- * microbatches longest, sends it late or receives it early, so that no stage holds more microbatches for it.
+ * Orders all runs, sends and receives. A value is sent when it is made and received right before the run that needs it;
+ * only where that would make a later stage hold its microbatch longer (values that skip stages on their way back) it is
+ * received as soon as it is made. What one device sends another is received in the same order, as a stream demands.
  * Throws PlanError when the schedule cannot bring a value from where it is made to where it is needed.
  */
 export function globalOrder(schedule: Schedule, boundary: readonly BoundaryValue[]): PipelineEvent[] {
@@ -67,21 +66,17 @@ export function globalOrder(schedule: Schedule, boundary: readonly BoundaryValue
   for (const { maker, needer } of crossings) needs[needer]!.push(maker);
   const starts = startTimes(needs, runs.durations);
   if ("cycle" in starts) refuseCycle(starts.cycle.map((i) => runs.list[i]!));
-  const { tight, times } = tightCrossings(crossings, needs, starts.times, runs);
-  return merge(runs, crossings, tight, times);
+  return merge(runs, crossings, starts.times);
 }
 
 function collectRuns(schedule: Schedule): Runs {
   const list = schedule.devices.flatMap((runs, device) => runs.map((r): RunEvent => ({ kind: "run", ...r, device })));
-  const neighbour = (run: number, step: number): number | undefined =>
-    list[run + step]?.device === list[run]!.device ? run + step : undefined;
   const durations = { F: 1, B: hasWeightSegment(schedule) ? 1 : 2, W: 1 };
   return {
     list,
     durations: list.map((r) => durations[r.segment]),
     index: new Map(list.map((r, i) => [runKey(r.stage, r.segment, r.microbatch), i])),
-    previous: (run) => neighbour(run, -1),
-    next: (run) => neighbour(run, 1),
+    previous: (run) => (list[run - 1]?.device === list[run]!.device ? run - 1 : undefined),
   };
 }
 
@@ -104,9 +99,7 @@ function collectCrossings(schedule: Schedule, boundary: readonly BoundaryValue[]
         { details },
       );
     }
-    if (fromDevice === toDevice) {
-      throw new PlanError(`value ${value} crosses from stage ${from} to ${to}, which are on one device`, { details });
-    }
+    if (from === to) throw new PlanError(`value ${value} crosses from stage ${from} to itself`, { details });
     const key = `${value} ${from} ${to}`;
     if (seen.has(key)) throw new PlanError(`value ${value} crosses from stage ${from} to ${to} twice`, { details });
     seen.add(key);
@@ -119,7 +112,7 @@ function collectCrossings(schedule: Schedule, boundary: readonly BoundaryValue[]
         throw new PlanError(`${words}, which schedule ${schedule.name} does not run`, { details });
       }
       return {
-        event: { kind: "transfer", value, microbatch, from, to, made, needed: need, fromDevice, toDevice },
+        passage: { value, microbatch, from, to, made, needed: need, fromDevice, toDevice },
         maker,
         needer,
       };
@@ -158,73 +151,43 @@ function startTimes(
   return { cycle: path.slice(path.indexOf(at)) };
 }
 
-/**
- * The crossings that are tight (sent right after they are made, received right before they are needed), as many kinds as
- * can be at once without prolonging the step, near ones first; and when runs start under the order that these demand: what
- * the receiver does before the needing run ends before the sender does what follows the making one.
- */
-function tightCrossings(
-  crossings: readonly Crossing[],
-  needs: Needs,
-  free: readonly number[],
-  runs: Runs,
-): { tight: ReadonlySet<Crossing>; times: readonly number[] } {
-  const kinds = new Map<string, Crossing[]>();
-  for (const c of crossings) {
-    const { from, to, made, needed } = c.event;
-    const key = `${from} ${to} ${made} ${needed}`;
-    const list = kinds.get(key);
-    if (list) list.push(c);
-    else kinds.set(key, [c]);
-  }
-  const length = (times: readonly number[]): number =>
-    times.reduce((max, t, i) => Math.max(max, t + runs.durations[i]!), 0);
-  const attempt = (list: readonly Crossing[]): readonly number[] | undefined => {
-    const all = needs.map((n) => [...n]);
-    for (const { maker, needer } of list) {
-      const before = runs.previous(needer);
-      const after = runs.next(maker);
-      if (before !== undefined && after !== undefined) all[after]!.push(before);
-    }
-    const result = startTimes(all, runs.durations);
-    return "times" in result && length(result.times) === length(free) ? result.times : undefined;
-  };
-  const span = (list: readonly Crossing[]): number => Math.abs(list[0]!.event.to - list[0]!.event.from);
-  let times = attempt(crossings);
-  if (times) return { tight: new Set(crossings), times };
-  let tight: Crossing[] = [];
-  times = free;
-  for (const list of [...kinds.values()].sort((a, b) => span(a) - span(b))) {
-    const wider = [...tight, ...list];
-    const result = attempt(wider);
-    if (result) [tight, times] = [wider, result];
-  }
-  return { tight: new Set(tight), times };
-}
-
-/** Puts transfers between the runs: those towards the pipeline's end as late as they may be, the others early. */
-function merge(
-  runs: Runs,
-  crossings: readonly Crossing[],
-  tight: ReadonlySet<Crossing>,
-  starts: readonly number[],
-): PipelineEvent[] {
+/** Puts sends and receives between the runs. */
+function merge(runs: Runs, crossings: readonly Crossing[], starts: readonly number[]): PipelineEvent[] {
   const end = (run: number): number => starts[run]! + runs.durations[run]!;
-  // Times are whole numbers: a fraction below one is after all that starts earlier, before all that starts then.
-  const early = ({ maker }: Crossing, before?: number): number =>
-    Math.max(end(maker), before === undefined ? 0 : end(before)) - 0.5;
-  const late = ({ needer }: Crossing, after?: number): number =>
-    Math.min(starts[needer]!, after === undefined ? Infinity : starts[after]!) - 0.25;
+  // Runs start at whole numbers: a fraction below one is after all that starts earlier, before all that starts then.
+  const sent = ({ maker }: Crossing): number => end(maker) - 0.75;
+  const received = (crossing: Crossing): number => {
+    const { maker, needer, passage } = crossing;
+    if (passage.to > passage.from) return starts[needer]! - 0.25;
+    const previous = isNext(crossing) ? runs.previous(needer) : undefined;
+    return Math.max(end(maker), previous === undefined ? 0 : end(previous)) - 0.5;
+  };
   const timed = runs.list.map((run, i): [number, PipelineEvent] => [starts[i]!, run]);
-  for (const c of crossings) {
-    const isTight = tight.has(c);
-    const time =
-      c.event.to > c.event.from
-        ? late(c, isTight ? runs.next(c.maker) : undefined)
-        : early(c, isTight ? runs.previous(c.needer) : undefined);
-    timed.push([time, c.event]);
+  const channels = new Map<string, Crossing[]>();
+  for (const crossing of crossings) {
+    const { fromDevice, toDevice } = crossing.passage;
+    if (fromDevice === toDevice) timed.push([received(crossing), { kind: "handover", ...crossing.passage }]);
+    else {
+      const key = `${fromDevice} ${toDevice}`;
+      const list = channels.get(key);
+      if (list) list.push(crossing);
+      else channels.set(key, [crossing]);
+    }
+  }
+  for (const list of channels.values()) {
+    let last = Number.NEGATIVE_INFINITY;
+    for (const crossing of list.toSorted((a, b) => received(a) - received(b))) {
+      last = Math.max(last, sent(crossing));
+      timed.push([last, { kind: "send", ...crossing.passage }]);
+      timed.push([received(crossing), { kind: "receive", ...crossing.passage }]);
+    }
   }
   return timed.sort(([a], [b]) => a - b).map(([, event]) => event);
+}
+
+/** True for a gradient that goes to the stage before: its sender need not hold it longer than until that stage is free. */
+function isNext({ passage: { from, to, made } }: Crossing): boolean {
+  return from === to + 1 && made !== "F";
 }
 
 function refuseCycle(cycle: readonly RunEvent[]): never {

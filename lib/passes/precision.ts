@@ -19,7 +19,7 @@ export function placeCasts(graph: Graph, precision: Precision): Graph {
   const narrowed = new Map<string, number>();
   const narrow = (value: number, phase: string): number => {
     if (b.type(value).dtype !== "f32") return value;
-    const key = `${value} ${phase}`;
+    const key = `${value} ${phase === "weights" ? "backward" : phase}`;
     const known = narrowed.get(key) ?? b.cast(value, "bf16");
     narrowed.set(key, known);
     return known;

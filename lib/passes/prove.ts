@@ -3,6 +3,7 @@ import { PlanError } from "../core/errors.ts";
 import type { StageAction, StageTransfer } from "./actions.ts";
 import { type Segment, checkRuns, segmentsOf } from "./schedule.ts";
 import { type Passage, type Posting, execute, touches as touchesOf } from "./simulate.ts";
+import { type Pool, type SlotCounts, type SlotTouch, lastTouches, poolsIn, slotKey } from "./slots.ts";
 
 type Actions = readonly (readonly StageAction[])[];
 
@@ -10,15 +11,16 @@ type Actions = readonly (readonly StageAction[])[];
 export interface ProofExpectations {
   /** Microbatches of the step; by default as many as the largest microbatch run says. */
   readonly microbatches?: number;
-  /** Slots each stage has; by default any number. */
-  readonly slots?: readonly number[];
+  /** Slots each stage has, by pool; by default any number. */
+  readonly slots?: readonly SlotCounts[];
 }
 
 /**
- * Throws PlanError unless the actions (one list per device) are right whatever the timing and without any buffering:
- * every stage runs every microbatch's segments once and in order, sends and receives match one to one, a value is sent
- * after it is made and received before it is needed, no device waits for ever, no slot is given away while its microbatch
- * or a send from it still needs it, and every send has been waited for at the end. The error names stages and values.
+ * Throws PlanError unless the actions (one list per device) are right whatever the timing and without any buffering (a send
+ * is through only when its receive was posted): every stage runs every microbatch's segments once and in order, sends and
+ * receives match one to one and between two devices in one order, a value is sent after it is made and received before it
+ * is needed, no device waits for ever, no slot is given away while its microbatch or a send from it still needs it, and
+ * every send has been waited for at the end. The error names stages and values.
  */
 export function prove(actions: Actions, expected: ProofExpectations = {}): void {
   proveRuns(actions, expected.microbatches);
@@ -27,15 +29,16 @@ export function prove(actions: Actions, expected: ProofExpectations = {}): void 
     proveSlots(list, expected.slots);
     proveWaits(list, device);
   });
-  const { devices, passages } = execute(actions, { stages: noTimes(actions) }, { unbuffered: true });
+  const { devices, passages } = execute(actions, { stages: noTimes(actions) });
   proveMatches(passages);
-  const stuck = devices.flatMap((done, d) => (done.length < actions[d]!.length ? [d] : []));
-  if (stuck.length > 0)
+  proveStreams(actions, passages);
+  if (devices.some((done, d) => done.length < actions[d]!.length)) {
     reportDeadlock(
-      stuck,
+      actions,
       devices.map((done) => done.length),
       passages,
     );
+  }
 }
 
 function noTimes(actions: Actions): Record<Segment, number>[] {
@@ -69,58 +72,70 @@ function proveTransfersFit(list: readonly StageAction[]): void {
 }
 
 /** A slot belongs to one microbatch from its first touch to its last, and until its sends have been waited for. */
-function proveSlots(list: readonly StageAction[], limits?: readonly number[]): void {
-  const key = (t: { stage: number; microbatch: number }): string => `${t.stage} ${t.microbatch}`;
-  const touches = touchesOf(list);
-  const last = new Map(touches.map((t, i) => [key(t), i]));
-  const slotOf = new Map<string, number>();
-  const owners = new Map<string, number>();
-  const underway = new Map<number, StageTransfer>();
-  let position = 0;
+function proveSlots(list: readonly StageAction[], limits?: readonly SlotCounts[]): void {
+  const ledger = new SlotLedger(list, limits);
   let sends = 0;
-  const touch = (t: { stage: number; microbatch: number; slot: number }): void => {
-    const { stage, microbatch, slot } = t;
-    const details = { stage, microbatch, slot };
-    const lose = (what: string): never => {
-      throw new PlanError(`slot ${slot} of stage ${stage} is given to microbatch ${microbatch} while ${what}`, {
-        details,
-      });
+  for (const action of list) {
+    if (action.kind === "wait") ledger.underway.delete(action.send);
+    else if (action.kind === "run") ledger.touch(action);
+    else if (action.kind === "handover") {
+      ledger.touch(action.send);
+      ledger.touch(action.receive);
+    } else {
+      // All sends are posted before anything is received, whatever the order in the list.
+      for (const item of action.items) if (item.direction === "send") ledger.underway.set(sends++, item);
+      for (const item of action.items) ledger.touch(item);
+    }
+  }
+}
+
+/** Who owns which slot while a list is gone through. */
+class SlotLedger {
+  /** Sends that may not have been received yet. */
+  readonly underway = new Map<number, StageTransfer>();
+  readonly #last: ReadonlyMap<string, number>;
+  readonly #limits: readonly SlotCounts[] | undefined;
+  readonly #slotOf = new Map<string, number>();
+  readonly #owners = new Map<string, number>();
+  #position = 0;
+
+  constructor(list: readonly StageAction[], limits?: readonly SlotCounts[]) {
+    this.#last = lastTouches(touchesOf(list));
+    this.#limits = limits;
+  }
+
+  touch(t: SlotTouch): void {
+    for (const pool of poolsIn(t.slots)) this.#take(t, pool, t.slots[pool]!);
+    this.#position++;
+  }
+
+  #take(t: SlotTouch, pool: Pool, slot: number): void {
+    const { stage, microbatch } = t;
+    const fail = (what: string): never => {
+      throw new PlanError(what, { details: { stage, microbatch, pool, slot } });
     };
-    const limit = limits?.[stage];
+    const limit = this.#limits?.[stage]?.[pool];
     if (limit !== undefined && slot >= limit) {
-      throw new PlanError(`stage ${stage} has ${limit} slots, but microbatch ${microbatch} is to lie in slot ${slot}`, {
-        details,
-      });
+      fail(`stage ${stage} has ${limit} ${pool} slots, but microbatch ${microbatch} is to lie in slot ${slot}`);
     }
-    const known = slotOf.get(key(t));
+    const key = slotKey(t, pool);
+    const known = this.#slotOf.get(key);
     if (known !== undefined && known !== slot) {
-      throw new PlanError(`microbatch ${microbatch} lies in slot ${known} of stage ${stage}, not in ${slot}`, {
-        details,
-      });
+      fail(`microbatch ${microbatch} lies in ${pool} slot ${known} of stage ${stage}, not in ${slot}`);
     }
-    const owner = owners.get(`${stage} ${slot}`);
+    const owner = this.#owners.get(`${stage} ${pool} ${slot}`);
     if (owner !== undefined && owner !== microbatch) {
-      if (last.get(key({ stage, microbatch: owner }))! >= position) lose(`microbatch ${owner} still needs it`);
-      for (const sent of underway.values()) {
-        if (sent.stage === stage && sent.slot === slot) {
-          lose(
-            `value ${sent.value} of microbatch ${sent.microbatch} may still be on its way to stage ${sent.peerStage}`,
-          );
-        }
+      const given = `${pool} slot ${slot} of stage ${stage} is given to microbatch ${microbatch} while`;
+      if (this.#last.get(slotKey({ stage, microbatch: owner }, pool))! >= this.#position)
+        fail(`${given} microbatch ${owner} still needs it`);
+      for (const sent of this.underway.values()) {
+        if (sent.stage !== stage || sent.slots[pool] !== slot) continue;
+        const { value, microbatch: of, peerStage } = sent;
+        fail(`${given} value ${value} of microbatch ${of} may still be on its way to stage ${peerStage}`);
       }
     }
-    slotOf.set(key(t), slot);
-    owners.set(`${stage} ${slot}`, microbatch);
-    position++;
-  };
-  for (const action of list) {
-    if (action.kind === "wait") underway.delete(action.send);
-    else if (action.kind === "run") touch(action);
-    else {
-      // All sends are posted before anything is received, whatever the order in the list.
-      for (const item of action.items) if (item.direction === "send") underway.set(sends++, item);
-      for (const item of action.items) touch(item);
-    }
+    this.#slotOf.set(key, slot);
+    this.#owners.set(`${stage} ${pool} ${slot}`, microbatch);
   }
 }
 
@@ -159,19 +174,41 @@ function proveMatches(passages: readonly Passage[]): void {
   }
 }
 
-/** Follows from a stuck device what each waits for until a device comes up again. */
-function reportDeadlock(stuck: readonly number[], reached: readonly number[], passages: readonly Passage[]): never {
-  const waiting = (device: number): { mine: Posting; other: Posting } => {
-    for (const { send, receive } of passages) {
-      for (const [mine, other] of [[send!, receive!] as const, [receive!, send!] as const]) {
-        if (mine.device === device && mine.action === reached[device] && other.time === undefined)
-          return { mine, other };
+/** A device receives from another in the order in which that sends: messages of a stream do not pass each other. */
+function proveStreams(actions: Actions, passages: readonly Passage[]): void {
+  const senders = new Map(passages.map(({ send, receive }) => [receive!.item, send!]));
+  const order = new Map(actions.flatMap((list) => touchesOf(list).map((touch, i) => [touch, i] as const)));
+  const last = new Map<string, { readonly at: number; readonly item: StageTransfer }>();
+  actions.forEach((list, device) => {
+    for (const touch of touchesOf(list)) {
+      const sender = "kind" in touch ? undefined : senders.get(touch);
+      if ("kind" in touch || !sender) continue;
+      const stream = `${sender.device} ${device}`;
+      const before = last.get(stream);
+      const at = order.get(sender.item)!;
+      if (before && before.at > at) {
+        const text = passageText(before.item);
+        refuse(touch, `after ${text}, although stage ${touch.peerStage} sends it before`);
       }
+      last.set(stream, { at, item: touch });
+    }
+  });
+}
+
+/** Follows from a stuck device what each waits for until a device comes up again. */
+function reportDeadlock(actions: Actions, reached: readonly number[], passages: readonly Passage[]): never {
+  const waiting = (device: number): { mine: Posting; other: Posting } => {
+    const action = actions[device]![reached[device]!]!;
+    for (const { send, receive } of passages) {
+      const [mine, other] = action.kind === "wait" ? [send!, receive!] : [receive!, send!];
+      const own =
+        action.kind === "wait" ? numberOf(actions[device]!, mine) === action.send : mine.action === reached[device];
+      if (mine.device === device && own && other.time === undefined) return { mine, other };
     }
     throw new PlanError(`device ${device} waits for a send that it has not posted`, { details: { device } });
   };
   const path: number[] = [];
-  let device = stuck[0]!;
+  let device = reached.findIndex((n, d) => n < actions[d]!.length);
   while (!path.includes(device)) {
     path.push(device);
     device = waiting(device).other.device;
@@ -191,6 +228,12 @@ function reportDeadlock(stuck: readonly number[], reached: readonly number[], pa
       })),
     },
   });
+}
+
+/** Which of its device's sends a posting is, counted in posting order. */
+function numberOf(list: readonly StageAction[], posting: Posting): number {
+  const sends = list.flatMap((a) => (a.kind === "transfer" ? a.items.filter((i) => i.direction === "send") : []));
+  return sends.indexOf(posting.item);
 }
 
 function passageText({ direction, value, microbatch, peerStage }: StageTransfer): string {

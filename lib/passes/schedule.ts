@@ -1,8 +1,8 @@
-// Pipeline schedules as data: in which order each device runs the segments of its microbatches.
+// Pipeline schedules as data: in which order each device runs the segments of its microbatches; and what is right about them.
 import { PlanError } from "../core/errors.ts";
+import type { Segment } from "../ir/graph.ts";
 
-/** A part of a stage's work: forward, backward (for inputs), backward for weights. */
-export type Segment = "F" | "B" | "W";
+export type { Segment } from "../ir/graph.ts";
 
 /** One run of a segment. `stage` is the device's own number unless devices hold several stages each. */
 export interface ScheduledRun {
@@ -20,55 +20,8 @@ export interface Schedule {
   readonly devices: readonly (readonly ScheduledRun[])[];
 }
 
-/** Makes a schedule. Throws PlanError when a count is not a positive integer. */
-export type ScheduleMaker = (stages: number, microbatches: number) => Schedule;
-
-/** All forwards, then all backwards: simple, and holds every microbatch at once. */
-export const gpipe: ScheduleMaker = (stages, microbatches) => {
-  checkCounts(stages, microbatches);
-  return makeSchedule("gpipe", stages, microbatches, (stage) => [
-    ...upTo(microbatches).map((m) => forward(stage, m)),
-    ...upTo(microbatches).map((m) => backward(stage, m)),
-  ]);
-};
-
-/** One forward, one backward: as long as gpipe, but stage s of p holds only min(p - s, m) microbatches. */
-export const oneFOneB: ScheduleMaker = (stages, microbatches) => {
-  checkCounts(stages, microbatches);
-  return makeSchedule("1f1b", stages, microbatches, (stage) => {
-    const ahead = Math.min(stages - stage - 1, microbatches);
-    return [
-      ...upTo(ahead).map((m) => forward(stage, m)),
-      ...upTo(microbatches - ahead).flatMap((m) => [forward(stage, ahead + m), backward(stage, m)]),
-      ...upTo(ahead).map((m) => backward(stage, microbatches - ahead + m)),
-    ];
-  });
-};
-
-const makers: ReadonlyMap<string, ScheduleMaker> = new Map([
-  ["gpipe", gpipe],
-  ["1f1b", oneFOneB],
-]);
-
-/** Schedules that other tools know, and this one will. */
-const planned = ["interleaved-1f1b", "zb-h1", "zb-v"];
-
-/** Names that `scheduleMaker` knows. */
-export const scheduleNames: readonly string[] = [...makers.keys()];
-
-/** The maker of a named schedule. Throws PlanError for a name it does not know. */
-export function scheduleMaker(name: string): ScheduleMaker {
-  const maker = makers.get(name);
-  if (maker) return maker;
-  if (planned.includes(name)) {
-    throw new PlanError(`schedule ${name} is not supported yet; use ${scheduleNames.join(" or ")}`, {
-      details: { schedule: name, known: scheduleNames },
-    });
-  }
-  throw new PlanError(`no schedule is named "${name}"; known are ${scheduleNames.join(", ")}`, {
-    details: { schedule: name, known: scheduleNames },
-  });
-}
+/** Makes a schedule for so many devices and microbatches. Throws PlanError when a count is not a positive integer. */
+export type ScheduleMaker = (devices: number, microbatches: number) => Schedule;
 
 /** The device that holds each stage. Throws PlanError when a stage has none, or more than one. */
 export function stageDevices(schedule: Schedule): number[] {
@@ -139,12 +92,6 @@ export function checkRuns(
   for (const run of done) fail(`runs ${run[0]} of microbatch ${run.slice(1)}, which does not exist`, { run });
 }
 
-/** Forwards only: evaluation and inference. */
-export const forwardOnly: ScheduleMaker = (stages, microbatches) => {
-  checkCounts(stages, microbatches);
-  return makeSchedule("forward", stages, microbatches, (stage) => upTo(microbatches).map((m) => forward(stage, m)));
-};
-
 /** The segments that every microbatch runs on every stage: F, and what else occurs. */
 export function segmentsOf(runs: readonly Pick<ScheduledRun, "segment">[]): Segment[] {
   return (["F", "B", "W"] as const).filter((s) => s === "F" || runs.some((r) => r.segment === s));
@@ -155,24 +102,8 @@ export function hasWeightSegment(schedule: Schedule): boolean {
   return schedule.devices.some((runs) => runs.some((r) => r.segment === "W"));
 }
 
-function makeSchedule(
-  name: string,
-  stages: number,
-  microbatches: number,
-  order: (stage: number) => readonly ScheduledRun[],
-): Schedule {
-  return { name, stages, microbatches, devices: upTo(stages).map(order) };
-}
-
-function forward(stage: number, microbatch: number): ScheduledRun {
-  return { stage, segment: "F", microbatch };
-}
-
-function backward(stage: number, microbatch: number): ScheduledRun {
-  return { stage, segment: "B", microbatch };
-}
-
-function checkCounts(stages: number, microbatches: number): void {
+/** Throws PlanError when a count is not a positive integer. */
+export function checkCounts(stages: number, microbatches: number): void {
   for (const [what, n] of [["stages", stages] as const, ["microbatches", microbatches] as const]) {
     if (!Number.isSafeInteger(n) || n < 1) {
       throw new PlanError(`the number of ${what} must be a positive integer, not ${n}`, { details: { [what]: n } });
@@ -184,6 +115,7 @@ function refuse(schedule: Schedule, what: string, details: Record<string, unknow
   throw new PlanError(`schedule ${schedule.name} ${what}`, { details });
 }
 
-function upTo(n: number): number[] {
+/** 0 to n - 1. */
+export function upTo(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);
 }

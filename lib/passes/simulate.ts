@@ -1,7 +1,8 @@
-// The pipeline simulator: runs the devices' action lists on given times, with or without buffering.
+// The pipeline simulator: runs the devices' action lists on given times, without buffering.
 import { PlanError } from "../core/errors.ts";
 import type { RunAction, StageAction, StageTransfer, TransferAction } from "./actions.ts";
 import type { Segment } from "./schedule.ts";
+import { type SlotCounts, slotsUsed } from "./slots.ts";
 
 /** How long the segments of one stage take, in any unit. Segments not given take no time. */
 export type SegmentTimes = Readonly<Partial<Record<Segment, number>>>;
@@ -12,11 +13,6 @@ export interface SimulationTimes {
   readonly stages: readonly SegmentTimes[];
   /** From the moment both sides of a transfer are there to its end; 0 when not given. */
   readonly transfer?: number | ((item: StageTransfer) => number);
-}
-
-export interface SimulationOptions {
-  /** A transfer group ends only when its sends, too, were received. By default sends do not wait. */
-  readonly unbuffered?: boolean;
 }
 
 /** An action with the times at which it began and ended. */
@@ -33,8 +29,8 @@ export interface Simulation {
   readonly makespan: number;
   /** The part of all devices' time in which they ran no segment, 0 to 1. */
   readonly bubble: number;
-  /** Per stage, the most microbatches held at once. */
-  readonly peakSlots: readonly number[];
+  /** Per stage and pool, the most microbatches held at once. */
+  readonly peakSlots: readonly SlotCounts[];
 }
 
 /** One side of a passage: where it is in the lists, and when it was posted. */
@@ -62,11 +58,11 @@ export interface Execution {
 type Actions = readonly (readonly StageAction[])[];
 
 /**
- * Runs the devices' lists on the times. A send does not wait for its receive unless `unbuffered`; a value has passed
- * when both sides are there and the transfer's time is over. Throws PlanError when a device waits for ever.
+ * Runs the devices' lists on the times. Nothing is buffered: a value has passed when it was sent, its receive is there and
+ * the transfer's time is over, and only then does a wait for its send end. Throws PlanError when a device waits for ever.
  */
-export function simulate(actions: Actions, times: SimulationTimes, options: SimulationOptions = {}): Simulation {
-  const { devices } = execute(actions, times, options);
+export function simulate(actions: Actions, times: SimulationTimes): Simulation {
+  const { devices } = execute(actions, times);
   const stuck = devices.flatMap((timed, d) => (timed.length < actions[d]!.length ? [d] : []));
   if (stuck.length > 0) {
     throw new PlanError(`devices ${stuck.join(", ")} wait for ever; prove() names what for`, {
@@ -78,13 +74,13 @@ export function simulate(actions: Actions, times: SimulationTimes, options: Simu
     .flat()
     .reduce((sum, { action, start, end }) => (action.kind === "run" ? sum + end - start : sum), 0);
   const bubble = makespan === 0 ? 0 : 1 - busy / (makespan * devices.length);
-  return { devices, makespan, bubble, peakSlots: peakSlots(actions) };
+  return { devices, makespan, bubble, peakSlots: slotsUsed(actions.map(touches)) };
 }
 
 /** Runs the lists until every device has ended or nothing moves. */
-export function execute(actions: Actions, times: SimulationTimes, options: SimulationOptions = {}): Execution {
+export function execute(actions: Actions, times: SimulationTimes): Execution {
   const passages = matchTransfers(actions);
-  const machine = new Machine(passages, times, options.unbuffered ?? false);
+  const machine = new Machine(passages, times);
   const devices = actions.map((): TimedAction[] => []);
   for (let moved = true; moved; ) {
     moved = false;
@@ -132,15 +128,13 @@ function channelOf({ direction, value, stage, peerStage }: StageTransfer): strin
 /** Finds when actions end. */
 class Machine {
   readonly #times: SimulationTimes;
-  readonly #unbuffered: boolean;
   /** The passages of each transfer, by device and index of the action. */
   readonly #byAction = new Map<string, Passage[]>();
   /** The passages of each device's sends, in posting order. */
   readonly #sends = new Map<number, Passage[]>();
 
-  constructor(passages: readonly Passage[], times: SimulationTimes, unbuffered: boolean) {
+  constructor(passages: readonly Passage[], times: SimulationTimes) {
     this.#times = times;
-    this.#unbuffered = unbuffered;
     for (const passage of passages) {
       for (const side of [passage.send, passage.receive]) {
         if (!side) continue;
@@ -155,6 +149,7 @@ class Machine {
   /** When an action that starts at `start` ends; undefined while that hangs on something that has not happened. */
   end(action: StageAction, device: number, index: number, start: number): number | undefined {
     if (action.kind === "run") return start + this.#duration(action.stage, action.segment);
+    if (action.kind === "handover") return start;
     if (action.kind === "wait") {
       const sent = this.#sends.get(device)?.[action.send];
       return sent && this.#latest([sent], start);
@@ -175,7 +170,7 @@ class Machine {
       }
     }
     return this.#latest(
-      passages.filter((p) => this.#unbuffered || own(p).item.direction === "receive"),
+      passages.filter((p) => own(p).item.direction === "receive"),
       start,
     );
   }
@@ -199,27 +194,11 @@ class Machine {
   }
 }
 
-/** The runs and sides of transfers in a list, in order: all that touches a slot. */
+/** The runs and sides of transfers in a list, in order: all that touches slots. */
 export function touches(list: readonly StageAction[]): (RunAction | StageTransfer)[] {
-  return list.flatMap((a): readonly (RunAction | StageTransfer)[] =>
-    a.kind === "wait" ? [] : a.kind === "run" ? [a] : a.items,
-  );
-}
-
-/** Per stage, the most microbatches held at once: each from the first to the last action that touches its slot. */
-export function peakSlots(actions: Actions): number[] {
-  const peaks: number[] = [];
-  for (const list of actions) {
-    const key = (t: { stage: number; microbatch: number }): string => `${t.stage} ${t.microbatch}`;
-    const all = touches(list);
-    const last = new Map(all.map((t, i) => [key(t), i]));
-    const held = new Map<number, Set<number>>();
-    all.forEach((t, i) => {
-      const now = held.get(t.stage) ?? new Set();
-      held.set(t.stage, now.add(t.microbatch));
-      peaks[t.stage] = Math.max(peaks[t.stage] ?? 0, now.size);
-      if (last.get(key(t)) === i) now.delete(t.microbatch);
-    });
-  }
-  return peaks;
+  return list.flatMap((a): readonly (RunAction | StageTransfer)[] => {
+    if (a.kind === "wait") return [];
+    if (a.kind === "run") return [a];
+    return a.kind === "handover" ? [a.send, a.receive] : a.items;
+  });
 }

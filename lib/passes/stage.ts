@@ -1,7 +1,8 @@
-// Staging: which pipeline stage runs each node of a microbatch's graph, and which values cross between stages.
+// Staging: which pipeline stage and segment runs each node of a microbatch's graph, and which values cross between stages.
 import { PlanError } from "../core/errors.ts";
-import type { Graph, Node } from "../ir/graph.ts";
-import { duplicable } from "./lower.ts";
+import { type Graph, type Node, type Segment, consumers } from "../ir/graph.ts";
+import { GraphBuilder } from "./graph-builder.ts";
+import { duplicable, viewOps } from "./lower.ts";
 
 /** A value that one stage makes and another reads. */
 export interface Crossing {
@@ -9,36 +10,120 @@ export interface Crossing {
   readonly from: number;
   readonly to: number;
   /** Segment of `from` that makes it. */
-  readonly segment: "F" | "B";
+  readonly segment: Segment;
   /** Segment of `to` that first reads it. */
-  readonly reader: "F" | "B";
+  readonly reader: Segment;
 }
 
-/** A graph split over stages. */
-export interface Staged {
-  /** Stage of each node; -1 for those that each reader makes for itself (leaves and views of them). */
-  readonly stageOf: readonly number[];
-  readonly crossings: readonly Crossing[];
+/** How a graph is cut. */
+export interface StageOptions {
+  readonly stages: number;
+  /** Whether the schedule runs the gradients of weights by themselves. */
+  readonly splitsWeights: boolean;
+  stageOfPath(path: string): number | undefined;
 }
 
 /**
- * Assigns nodes to stages by their module's path. A node outside any module follows what it reads (forward: the latest
- * stage; backward: the earliest whose backward it reads, since cotangents flow to earlier stages), or, reading nothing of
- * the kind, its readers. Throws PlanError when a value would have to flow backwards in the forward pass.
+ * Gives every node its stage and segment. Stages follow the module's path. A node outside any module follows what it reads
+ * (forward: the latest stage; backward: the earliest whose backward it reads, since cotangents flow to earlier stages),
+ * or, reading nothing of the kind, its readers; what each reader makes for itself (leaves and views of them) has stage -1.
  */
-export function stageGraph(graph: Graph, stages: number, stageOfPath: (path: string) => number | undefined): Staged {
+export function placeStages(graph: Graph, { stages, splitsWeights, stageOfPath }: StageOptions): Graph {
   const copies = duplicable(graph);
   const stageOf = new Array<number>(graph.nodes.length).fill(-1);
+  /** Where nodes are, or would be if not each reader made them for itself. */
+  const home = new Array<number>(graph.nodes.length).fill(-1);
   const open: number[] = [];
   graph.nodes.forEach((node, n) => {
-    if (copies[n]) return;
     const own = node.path === "" ? undefined : stageOfPath(node.path);
-    const stage = own ?? (stages === 1 ? 0 : followed(graph, node, stageOf));
+    const stage = own ?? (stages === 1 ? 0 : followed(graph, node, home));
+    home[n] = stage ?? -1;
+    if (copies[n]) return;
     if (stage === undefined) open.push(n);
     else stageOf[n] = stage;
   });
   placeOpen(graph, open, stageOf, stages);
-  return { stageOf, crossings: crossingsOf(graph, stageOf) };
+  const segments = segmentsOf(graph, stageOf, splitsWeights);
+  const nodes = graph.nodes.map((node, n): Node => ({ ...node, stage: stageOf[n]!, segment: segments[n]! }));
+  return stages === 1 ? { ...graph, nodes } : viewsWithReaders({ ...graph, nodes });
+}
+
+/**
+ * Gives each stage its own views of what crosses to it, so that whole results cross: kernels then see the same layouts
+ * wherever the graph is cut, and so sum in the same order.
+ */
+function viewsWithReaders(graph: Graph): Graph {
+  const isView = (v: number): boolean => viewOps.has(graph.nodes[graph.values[v]!.node]!.op);
+  const made = (v: number): number => graph.nodes[graph.values[v]!.node]!.stage!;
+  const segmentOf = firstSegments(graph, (v, stage) => isView(v) && made(v) >= 0 && made(v) !== stage);
+  const b = new GraphBuilder();
+  const map = new Array<number>(graph.values.length);
+  const views = new Map<string, number>();
+  const append = (node: Node, inputs: readonly number[]): void => {
+    b.like(node);
+    const types = node.outputs.map((v) => graph.values[v]!.type);
+    b.append(node.op, inputs, node.params, types).forEach((v, i) => {
+      map[node.outputs[i]!] = v;
+      const { spec } = graph.values[node.outputs[i]!]!;
+      if (spec) b.graph.values[v]!.spec = spec;
+    });
+  };
+  /** A value as a stage reads it. */
+  const seen = (value: number, stage: number): number => {
+    const segment = segmentOf.get(`${value} ${stage}`);
+    if (segment === undefined) return map[value]!;
+    const key = `${value} ${stage}`;
+    const known = views.get(key);
+    if (known !== undefined) return known;
+    const node = graph.nodes[graph.values[value]!.node]!;
+    const inputs = node.inputs.map((v) => seen(v, stage));
+    const whole = map[value]!;
+    append({ ...node, stage, segment }, inputs);
+    const own = map[value]!;
+    map[value] = whole;
+    views.set(key, own);
+    return own;
+  };
+  for (const node of graph.nodes) {
+    const inputs = node.inputs.map((v) => (node.stage! < 0 ? map[v]! : seen(v, node.stage!)));
+    append(node, inputs);
+  }
+  for (const { name, value } of graph.outputs) b.graph.outputs.push({ name, value: map[value]! });
+  return b.graph;
+}
+
+/** For the values that a stage is to make for itself (by value and stage), the first segment of it that reads them. */
+function firstSegments(graph: Graph, own: (value: number, stage: number) => boolean): Map<string, Segment> {
+  const found = new Map<string, Segment>();
+  for (const { inputs, stage, segment } of graph.nodes.toReversed()) {
+    const pending = stage! < 0 ? [] : inputs.filter((v) => own(v, stage!));
+    for (let v = pending.pop(); v !== undefined; v = pending.pop()) {
+      const key = `${v} ${stage}`;
+      found.set(key, earlier(found.get(key) ?? segment!, segment!));
+      pending.push(...graph.nodes[graph.values[v]!.node]!.inputs.filter((x) => own(x, stage!)));
+    }
+  }
+  return found;
+}
+
+/**
+ * W: what leads to parameters' gradients only, unless something else on the stage, or another stage, reads it: then it is
+ * part of B, so that nothing waits for a W but the update.
+ */
+function segmentsOf(graph: Graph, stageOf: readonly number[], splitsWeights: boolean): Segment[] {
+  const segments = graph.nodes.map(({ phase }): Segment => {
+    if (phase === "weights") return splitsWeights ? "W" : "B";
+    return phase === "backward" ? "B" : "F";
+  });
+  const readers = consumers(graph);
+  for (let n = graph.nodes.length - 1; n >= 0; n--) {
+    if (segments[n] !== "W" || stageOf[n]! < 0) continue;
+    const stays = graph.nodes[n]!.outputs.every((v) =>
+      readers[v]!.every((r) => segments[r] === "W" && stageOf[r] === stageOf[n]),
+    );
+    if (!stays) segments[n] = "B";
+  }
+  return segments;
 }
 
 /** The stage that a node outside any module follows; undefined when it reads none. */
@@ -69,17 +154,19 @@ function placeOpen(graph: Graph, open: readonly number[], stageOf: number[], sta
   for (const n of open) if (stageOf[n]! < 0) stageOf[n] = stages - 1;
 }
 
-function crossingsOf(graph: Graph, stageOf: readonly number[]): Crossing[] {
+/** The values of a placed graph that cross between stages. Throws PlanError where data would flow to an earlier stage. */
+export function crossingsOf(graph: Graph): Crossing[] {
   const found = new Map<string, Crossing>();
-  graph.nodes.forEach((node, n) => {
-    const to = stageOf[n]!;
-    if (to < 0) return;
-    for (const value of stagedInputs(graph, node.inputs, stageOf)) {
+  for (const node of graph.nodes) {
+    const to = node.stage!;
+    if (to < 0) continue;
+    for (const value of node.inputs) {
       const source = graph.nodes[graph.values[value]!.node]!;
-      const from = stageOf[graph.values[value]!.node]!;
-      if (from === to) continue;
-      const segment = source.phase === "backward" ? "B" : "F";
-      const reader = node.phase === "backward" ? "B" : "F";
+      const from = source.stage!;
+      // What each reader makes for itself reads only leaves, so that nothing crosses there.
+      if (from < 0 || from === to) continue;
+      const segment = source.segment!;
+      const reader = node.segment!;
       if (reader === "F" && from > to) {
         throw new PlanError(
           `stage ${to} (${node.path || "no module"}) reads ${source.op} of stage ${from} (${source.path || "no module"}): ` +
@@ -88,14 +175,15 @@ function crossingsOf(graph: Graph, stageOf: readonly number[]): Crossing[] {
       }
       const key = `${value} ${to}`;
       const known = found.get(key);
-      if (!known) found.set(key, { value, from, to, segment, reader });
-      else if (reader === "F") found.set(key, { ...known, reader });
+      found.set(key, { value, from, to, segment, reader: known ? earlier(known.reader, reader) : reader });
     }
-  });
+  }
   return [...found.values()];
 }
 
-/** Inputs that some stage makes; what each reader makes for itself reads only leaves, so that nothing crosses there. */
-function stagedInputs(graph: Graph, inputs: readonly number[], stageOf: readonly number[]): number[] {
-  return inputs.filter((v) => stageOf[graph.values[v]!.node]! >= 0);
+/** Segments in the order in which a microbatch runs them. */
+const order: Readonly<Record<Segment, number>> = { F: 0, B: 1, W: 2 };
+
+function earlier(a: Segment, b: Segment): Segment {
+  return order[a] < order[b] ? a : b;
 }

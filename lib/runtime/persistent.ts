@@ -12,8 +12,8 @@ export interface PersistentType {
   readonly dtype: DType;
   readonly shape: Shape;
   readonly spec: ValueSpec;
-  /** Pipeline stages that hold it; all when absent. */
-  readonly stages?: readonly number[];
+  /** Coordinates along pp of the devices that hold it; all when absent. */
+  readonly columns?: readonly number[];
 }
 
 interface Entry extends PersistentType {
@@ -56,7 +56,7 @@ export class PersistentStore {
   }
 
   #holds(type: PersistentType, rank: number): boolean {
-    return type.stages === undefined || type.stages.includes(this.#layout.coordinates(rank).pp ?? 0);
+    return type.columns === undefined || type.columns.includes(this.#layout.coordinates(rank).pp ?? 0);
   }
 
   /** Allocates a tensor's shards (zeroed). Does nothing when it is there with the same layout. */

@@ -7,7 +7,7 @@ import { MeshError, PlanError, ShapeError } from "../core/errors.ts";
 import type { Shape } from "../core/shape.ts";
 import { type PartitionSpec, type ValueSpec, sameSpec } from "../ir/spec.ts";
 import type { Precision } from "../passes/precision.ts";
-import { forwardOnly } from "../passes/schedule.ts";
+import { forwardOnly } from "../passes/schedules.ts";
 import type { Mesh } from "./mesh.ts";
 import { type Nested, Tensor, type TensorContext } from "./tensor.ts";
 import { SymBuilder, flatten } from "./trace.ts";
@@ -183,11 +183,11 @@ function bindings(compiled: CompiledStep, args: readonly Tensor[]): string[][] {
 }
 
 function placedSpec(mesh: Mesh, id: string): ValueSpec {
-  const { spec, stages } = mesh.store.type(id);
+  const { spec, columns } = mesh.store.type(id);
   const all = mesh.layout.size("pp");
-  if (stages !== undefined && stages.length < all) {
+  if (columns !== undefined && columns.length < all) {
     throw new PlanError(
-      `${id.split("@")[0]} lies on pipeline stage ${stages.join(", ")} only; a compiled function runs on every device`,
+      `${id.split("@")[0]} lies on devices with pp=${columns.join(", ")} only; a compiled function runs on every device`,
     );
   }
   return spec;

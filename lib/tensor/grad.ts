@@ -4,7 +4,7 @@ import { PlanError, ProgramError, ShapeError } from "../core/errors.ts";
 import { sameShape } from "../core/shape.ts";
 import { typeText } from "../ir/print.ts";
 import { getOp } from "../ops/index.ts";
-import { reachable, type Sym, type SymBuilder, type SymNode } from "./trace.ts";
+import { nextSeq, reachable, type Sym, type SymBuilder, type SymNode } from "./trace.ts";
 
 /** The nodes among `nodes` (in creation order) whose results depend on one of `wrt` through floats. */
 function dependents(nodes: readonly SymNode[], wrt: ReadonlySet<Sym>): Set<SymNode> {
@@ -13,6 +13,23 @@ function dependents(nodes: readonly SymNode[], wrt: ReadonlySet<Sym>): Set<SymNo
     if (node.inputs.some((sym) => isFloat(sym.type.dtype) && (wrt.has(sym) || found.has(sym.node)))) found.add(node);
   }
   return found;
+}
+
+/** The nodes among `nodes` (in creation order) that depend on anything but parameters and constants. */
+function dataDependents(nodes: readonly SymNode[]): Set<SymNode> {
+  const found = new Set<SymNode>();
+  for (const node of nodes) {
+    if (node.op === "input" || node.inputs.some((sym) => found.has(sym.node))) found.add(node);
+  }
+  return found;
+}
+
+/** Gives phase "weights" to the new nodes (from creation number `since` on) that no activation's cotangent depends on. */
+function markWeights(made: readonly Sym[], activations: readonly Sym[], since: number): void {
+  const ofActivations = new Set(reachable(activations));
+  for (const node of reachable(made)) {
+    if (node.seq >= since && node.phase === "backward" && !ofActivations.has(node)) node.phase = "weights";
+  }
 }
 
 /** Cotangents collected while walking backwards: the uses of a value arrive last use first. */
@@ -66,10 +83,11 @@ function joinSlices(b: SymBuilder, parts: readonly Sym[]): Sym | null {
   );
 }
 
-function differentiate(b: SymBuilder, node: SymNode, cotangents: Cotangents, wanted: readonly boolean[]): void {
+/** Adds what a node gives the cotangents of its inputs. Returns the cotangents of its outputs. */
+function differentiate(b: SymBuilder, node: SymNode, cotangents: Cotangents, wanted: readonly boolean[]): Sym[] {
   const { gradient } = getOp(node.op);
   const of = node.outputs.map((sym) => cotangents.total(sym));
-  if (of.every((sym) => sym === null)) return;
+  if (of.every((sym) => sym === null)) return [];
   if ("none" in gradient) {
     const where = node.path === "" ? "" : ` in ${node.path}`;
     throw new PlanError(`${node.op}${where} cannot be differentiated: ${gradient.none}`, {
@@ -88,12 +106,13 @@ function differentiate(b: SymBuilder, node: SymNode, cotangents: Cotangents, wan
     const part = parts[i];
     if (wanted[i] && part != null) cotangents.add(node.inputs[i]!, part);
   }
+  return of.filter((sym) => sym !== null);
 }
 
 /**
  * Vector-Jacobian product: for each of `wrt`, the cotangent that `seed` (the cotangent of `output`, of its type) gives
- * it, or null when output does not depend on it. New nodes have phase "backward" and the path of the node they
- * differentiate. Throws PlanError when an op on the way has no gradient.
+ * it, or null when output does not depend on it. New nodes have phase "backward", or "weights" where they lead to gradients
+ * of parameters only, and the path of the node they differentiate. Throws PlanError when an op on the way has no gradient.
  */
 export function gradients(b: SymBuilder, output: Sym, seed: Sym, wrt: readonly Sym[]): (Sym | null)[] {
   if (!sameShape(output.type.shape, seed.type.shape) || output.type.dtype !== seed.type.dtype) {
@@ -106,17 +125,26 @@ export function gradients(b: SymBuilder, output: Sym, seed: Sym, wrt: readonly S
   const cotangents = new Cotangents(b);
   if (isFloat(output.type.dtype)) cotangents.add(output, seed);
   const { path, phase } = b;
+  const since = nextSeq();
+  const ofData = dataDependents(nodes);
+  const activations: Sym[] = [];
   b.phase = "backward";
   try {
     for (const node of nodes.toReversed()) {
       if (!active.has(node)) continue;
       b.path = node.path;
-      differentiate(b, node, cotangents, node.inputs.map(flows));
+      const own = differentiate(b, node, cotangents, node.inputs.map(flows));
+      if (ofData.has(node)) activations.push(...own);
     }
-    return wrt.map((sym) => {
+    const totals = wrt.map((sym) => {
       b.path = sym.node.path;
-      return cotangents.total(sym);
+      const total = cotangents.total(sym);
+      if (total !== null && sym.node.op !== "parameter") activations.push(total);
+      return total;
     });
+    const made = totals.filter((sym) => sym !== null);
+    markWeights(made, activations, since);
+    return totals;
   } finally {
     b.path = path;
     b.phase = phase;

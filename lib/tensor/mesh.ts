@@ -10,7 +10,7 @@ import { type CompiledStep, functionSource, parameterSpecs } from "../compile/st
 import type { Graph } from "../ir/graph.ts";
 import { MeshLayout } from "../ir/mesh.ts";
 import { type PartitionSpec, axisName, toValueSpec } from "../ir/spec.ts";
-import { forwardOnly } from "../passes/schedule.ts";
+import { forwardOnly } from "../passes/schedules.ts";
 import { type DeviceKind, Engine } from "../runtime/engine.ts";
 import { PersistentStore } from "../runtime/persistent.ts";
 import { Group } from "./group.ts";

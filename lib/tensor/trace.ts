@@ -17,7 +17,7 @@ export class SymNode {
   readonly outputs: readonly Sym[];
   /** Path of the module that made it; "" while outside any. */
   path: string;
-  readonly phase: Phase;
+  phase: Phase;
   /** Creation order in this process: greater than that of every node it reads. */
   readonly seq: number;
 
@@ -37,6 +37,11 @@ export class SymNode {
     this.phase = phase;
     this.seq = created++;
   }
+}
+
+/** Nodes made from now on have this creation number or a greater one. */
+export function nextSeq(): number {
+  return created;
 }
 
 /** A value of the object graph: an output of a node. There is one object per value, so that `===` compares values. */

@@ -5,7 +5,7 @@ import { LoadedStep } from "../compile/load.ts";
 import { type StepInput, type StepSource, microbatchSizes, parameterSpecs } from "../compile/step.ts";
 import { type Graph, outputTypes } from "../ir/graph.ts";
 import type { Precision } from "../passes/precision.ts";
-import { forwardOnly } from "../passes/schedule.ts";
+import { forwardOn } from "../passes/schedules.ts";
 import { Tensor, type TensorContext } from "../tensor/tensor.ts";
 import { type NamedSym, SymBuilder, flatten } from "../tensor/trace.ts";
 import { checkBatch, checkForwardOptions } from "./check.ts";
@@ -119,7 +119,7 @@ async function compileForward(
     layout: mesh.layout,
     batchSize: options.batchSize,
     microbatches,
-    schedule: forwardOnly(mesh.layout.size("pp"), microbatches),
+    schedule: forwardOn(placement.deviceOfStage, microbatches),
     stageOfBlock: placement.stages.stageOfBlock,
     parameterSpecs: parameterSpecs(source, (id) => placement.specOf(id)),
     usedSpecs: parameterSpecs(source, (id) => placement.usedSpec(placement.parameterOf(id))),

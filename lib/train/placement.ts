@@ -3,6 +3,7 @@ import type { StorageArray } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { siteHash } from "../core/random.ts";
 import { type ValueSpec, axisName, toValueSpec } from "../ir/spec.ts";
+import { upTo } from "../passes/schedule.ts";
 import { type StageAssignment, assignStages } from "../passes/stages.ts";
 import type { Mesh } from "../tensor/mesh.ts";
 import type { Initial, Parameter } from "../tensor/parameter.ts";
@@ -16,31 +17,42 @@ export interface Placeable {
   pipelineBlocks?(): readonly { readonly path: string; readonly cost: number }[];
 }
 
+/** How a model is placed. */
+export interface PlacementOptions {
+  readonly stageOf?: ((path: string) => number) | undefined;
+  readonly zero?: ZeroLevel | undefined;
+  readonly deviceOfStage?: readonly number[];
+}
+
 /** Where a model lies on a mesh. */
 export class Placement {
   readonly mesh: Mesh;
   readonly parameters: readonly Parameter[];
   readonly stages: StageAssignment;
+  /** Coordinate along pp of the devices that hold each stage. */
+  readonly deviceOfStage: readonly number[];
   readonly zero: ZeroLevel;
   readonly #byId: ReadonlyMap<string, Parameter>;
 
   /**
    * `stageOf` places modules by the user's choice; else blocks are balanced by their cost. `zero` says what the fsdp axis
-   * splits. Throws PlanError.
+   * splits, `deviceOfStage` the coordinate along pp of each stage: one stage a coordinate by default. Throws PlanError.
    */
-  constructor(mesh: Mesh, model: Placeable, stageOf?: (path: string) => number, zero: ZeroLevel = defaultZero) {
+  constructor(mesh: Mesh, model: Placeable, options: PlacementOptions = {}) {
+    const { stageOf, zero = defaultZero, deviceOfStage = upTo(mesh.layout.size("pp")) } = options;
     this.mesh = mesh;
+    this.deviceOfStage = deviceOfStage;
     this.zero = zero;
     this.parameters = model.parameters();
     this.#byId = new Map(this.parameters.map((p) => [p.id, p]));
     const blocks = model.pipelineBlocks?.() ?? [{ path: "", cost: 1 }];
-    this.stages = assignStages(blocks, mesh.layout.size("pp"), stageOf);
+    this.stages = assignStages(blocks, deviceOfStage.length, stageOf);
   }
 
   /** Places a whole model for inference: every parameter on the stage of its path (tied ones on each stage that reads them). */
   static async of(mesh: Mesh, model: Placeable, seed = 0): Promise<Placement> {
     const placement = new Placement(mesh, model);
-    const all = Array.from({ length: placement.stages.stages }, (_, s) => s);
+    const all = upTo(mesh.layout.size("pp"));
     for (const parameter of placement.parameters) await placement.place(parameter, all, seed);
     return placement;
   }
@@ -87,15 +99,15 @@ export class Placement {
     return id === parameter.id ? this.spec(parameter) : this.stateSpec(parameter);
   }
 
-  /** Allocates a parameter (and fills it: with loaded values, or afresh) on the stages that read it. */
-  async place(parameter: Parameter, stages: readonly number[], seed: number): Promise<void> {
+  /** Allocates a parameter (and fills it: with loaded values, or afresh) at these coordinates along pp. */
+  async place(parameter: Parameter, columns: readonly number[], seed: number): Promise<void> {
     const { store } = this.mesh;
     if (store.has(parameter.id)) return;
     store.allocate(parameter.id, {
       dtype: parameter.dtype,
       shape: parameter.shape,
       spec: this.spec(parameter),
-      stages,
+      columns,
     });
     store.write(parameter.id, parameter.loaded ?? (await initialValues(this.mesh, parameter, seed)));
     parameter.loaded = null;

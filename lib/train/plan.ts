@@ -63,10 +63,10 @@ export class StepPlan {
       "device   stage     total    params     state gradients  activations   scratch  instructions",
     ];
     for (const d of this.devices) {
-      const kept = d.slotBytes * d.slots + d.stepBytes - d.cellBytes;
+      const kept = d.slotBytes + d.stepBytes - d.cellBytes;
       const columns = [
         d.device.padEnd(8),
-        String(d.stage).padStart(5),
+        d.stages.join(",").padStart(5),
         mib(d.bytes),
         mib(d.parameterBytes),
         mib(d.stateBytes),

@@ -19,7 +19,8 @@ import {
 import { type Graph, outputTypes } from "../ir/graph.ts";
 import type { ValueSpec } from "../ir/spec.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
-import { scheduleMaker } from "../passes/schedule.ts";
+import { stageDevices } from "../passes/schedule.ts";
+import { scheduleMaker } from "../passes/schedules.ts";
 import type { Precision } from "../passes/precision.ts";
 import type { Mesh } from "../tensor/mesh.ts";
 import type { Parameter } from "../tensor/parameter.ts";
@@ -52,8 +53,10 @@ export interface TrainStepOptions<Name extends string = string> {
   readonly batch: Readonly<Record<Name, BatchField>>;
   /** Microbatches of a step; 1 without pipeline stages, else twice their number where the batch has so many samples. */
   readonly microbatches?: number;
-  /** Order of a pipeline's work: "1f1b" (default) or "gpipe". */
+  /** Order of a pipeline's work: "gpipe", "1f1b" (default), "interleaved-1f1b", "zb-h1" or "zb-v". The same bits by all. */
   readonly schedule?: string;
+  /** Stages that each device has under interleaved-1f1b; 2 by default. */
+  readonly virtualStages?: number;
   /** Compute type; parameters and optimizer state stay float32. */
   readonly precision?: Precision;
   /** Largest norm of the whole gradient; not clipped when absent or 0. */
@@ -229,9 +232,11 @@ export async function planTrainStep<Name extends string>(
   options: TrainStepOptions<Name>,
 ): Promise<PlannedTrainStep> {
   checkTrainOptions(mesh, model, options as TrainStepOptions);
-  const stages = mesh.layout.size("pp");
-  const microbatches = options.microbatches ?? (stages > 1 ? Math.min(2 * stages, options.batchSize) : 1);
-  const placement = new Placement(mesh, model, options.stageOf, options.zero);
+  const devices = mesh.layout.size("pp");
+  const microbatches = options.microbatches ?? (devices > 1 ? Math.min(2 * devices, options.batchSize) : 1);
+  const schedule = scheduleMaker(options.schedule ?? "1f1b", options.virtualStages)(devices, microbatches);
+  const { stageOf, zero } = options;
+  const placement = new Placement(mesh, model, { stageOf, zero, deviceOfStage: stageDevices(schedule) });
   const passes = { precision: options.precision ?? "f32", ...(options.onTime ? { onTime: options.onTime } : {}) };
   const { step, source, ids } = await traceStep(placement, options as TrainStepOptions, microbatches, passes);
   const ofGradients = (spec: (p: Parameter) => ValueSpec): Map<string, ValueSpec> =>
@@ -240,7 +245,7 @@ export async function planTrainStep<Name extends string>(
     layout: mesh.layout,
     batchSize: options.batchSize,
     microbatches,
-    schedule: scheduleMaker(options.schedule ?? "1f1b")(stages, microbatches),
+    schedule,
     stageOfBlock: placement.stages.stageOfBlock,
     parameterSpecs: parameterSpecs(step, (id) => placement.specOf(id)),
     usedSpecs: parameterSpecs(step, (id) => placement.usedSpec(placement.parameterOf(id))),
@@ -337,17 +342,17 @@ async function placeParameters(
   const readers = new Map<string, Set<number>>();
   compiled.bindings.forEach((ids, rank) => {
     for (const id of ids) {
-      const stages = readers.get(id) ?? new Set();
-      readers.set(id, stages.add(mesh.layout.coordinates(rank).pp ?? 0));
+      const columns = readers.get(id) ?? new Set();
+      readers.set(id, columns.add(mesh.layout.coordinates(rank).pp ?? 0));
     }
   });
-  const stagesOf = (id: string): number[] => [...(readers.get(id) ?? [0])].sort((a, b) => a - b);
-  for (const parameter of placement.parameters) await placement.place(parameter, stagesOf(parameter.id), seed);
+  const columnsOf = (id: string): number[] => [...(readers.get(id) ?? [0])].sort((a, b) => a - b);
+  for (const parameter of placement.parameters) await placement.place(parameter, columnsOf(parameter.id), seed);
   for (const { parameter } of source.trained) {
     for (const name of source.optimizer.state) {
       const id = stateId(parameter, name);
       const { dtype, shape } = parameter;
-      mesh.store.allocate(id, { dtype, shape, spec: placement.stateSpec(parameter), stages: stagesOf(id) });
+      mesh.store.allocate(id, { dtype, shape, spec: placement.stateSpec(parameter), columns: columnsOf(id) });
     }
   }
 }

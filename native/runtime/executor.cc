@@ -49,8 +49,7 @@ Status Executor::segment(const Action& action) {
   const Program& program = *run_->program;
   const Segment& segment = program.segments[static_cast<size_t>(action.index)];
   if (run_->arena != nullptr) {
-    bases_[kSlot] = run_->arena + action.slot;
-    bases_[kInput] = run_->arena + action.input;
+    for (size_t i = 0; i < kSlots; ++i) bases_[kSlot + i] = run_->arena + action.slots[i];
   }
   const int32_t* table = program.table.data() + action.table;
   const int tableCount = static_cast<int>(program.table.size()) - action.table;

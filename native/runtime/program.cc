@@ -205,8 +205,7 @@ class Decoder {
     switch (action.kind) {
       case ActionKind::run:
         action.index = words_.inRange("a segment's index", 0, static_cast<int64_t>(program_.segments.size()) - 1);
-        action.slot = offset("a slot's offset");
-        action.input = offset("an input's offset");
+        for (int64_t& slot : action.slots) slot = offset("a slot's offset");
         action.table = words_.inRange("a table base", 0, static_cast<int64_t>(program_.table.size()));
         break;
       case ActionKind::transfer:

@@ -15,8 +15,9 @@ namespace meshwork {
 
 class Backend;
 
-// Memory regions that operands name; kBuffers + k is the program's k-th bound buffer.
-enum Region : int32_t { kArena = 0, kSlot = 1, kInput = 2, kBuffers = 3 };
+// Memory regions that operands name: the arena, slots whose bases a `run` gives, and (kBuffers + k) the k-th bound buffer.
+enum Region : int32_t { kArena = 0, kSlot = 1, kBuffers = 4 };
+inline constexpr int kSlots = kBuffers - kSlot;
 
 struct OperandRef {
   int32_t region = 0;
@@ -54,8 +55,7 @@ struct Action {
   ActionKind kind = ActionKind::run;
   int32_t index = 0;        // run: segment; transfer: first of Program::transfers; wait: number of the send
   int32_t count = 0;        // transfer: how many
-  int64_t slot = 0;         // run: bytes
-  int64_t input = 0;        // run: bytes
+  int64_t slots[kSlots] = {};  // run: bytes
   int32_t table = 0;        // run: base in the table
   int32_t region = kArena;  // feed, fetch
   int64_t offset = 0;       // feed, fetch: bytes in the region

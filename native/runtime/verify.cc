@@ -9,8 +9,7 @@ namespace {
 
 // The furthest bases any `run` action gives a segment, and each base in the table.
 struct Uses {
-  int64_t slot = 0;
-  int64_t input = 0;
+  int64_t slots[kSlots] = {};
   int32_t table = 0;
   std::vector<int32_t> tables;
 };
@@ -41,8 +40,7 @@ class Verifier {
     for (const Action& action : program_.actions) {
       if (action.kind != ActionKind::run) continue;
       Uses& uses = uses_[static_cast<size_t>(action.index)];
-      uses.slot = std::max(uses.slot, action.slot);
-      uses.input = std::max(uses.input, action.input);
+      for (size_t i = 0; i < kSlots; ++i) uses.slots[i] = std::max(uses.slots[i], action.slots[i]);
       uses.table = std::max(uses.table, action.table);
       uses.tables.push_back(action.table);
     }
@@ -61,6 +59,8 @@ class Verifier {
     return Status(code, where + "): " + what);
   }
 
+  static bool isSlot(int32_t region) { return region >= kSlot && region < kBuffers; }
+
   int64_t regionBytes(int32_t region) const {
     return region < kBuffers ? program_.arenaBytes : program_.bufferBytes[static_cast<size_t>(region - kBuffers)];
   }
@@ -69,7 +69,7 @@ class Verifier {
     const Uses& uses = uses_[segment_];
     for (int i = 0; i < in.inputs + in.outputs; ++i) {
       const OperandRef& operand = program_.operands[static_cast<size_t>(in.operands + i)];
-      const int64_t base = operand.region == kSlot ? uses.slot : operand.region == kInput ? uses.input : 0;
+      const int64_t base = isSlot(operand.region) ? uses.slots[operand.region - kSlot] : 0;
       if (operand.end > 0 && base + operand.end > regionBytes(operand.region)) {
         return refuse((i < in.inputs ? "input " + std::to_string(i) : "output " + std::to_string(i - in.inputs)) +
                       " ends at byte " + std::to_string(base + operand.end) + " of region " +
@@ -237,7 +237,7 @@ class Verifier {
     if (action.kind == ActionKind::feed || action.kind == ActionKind::fetch) {
       const bool feed = action.kind == ActionKind::feed;
       int64_t bytes = regionBytes(action.region);
-      if (action.region == kSlot || action.region == kInput) return bad("a fetch reads the arena or a buffer");
+      if (isSlot(action.region)) return bad("a fetch reads the arena or a buffer");
       if (action.offset + action.bytes > bytes) return bad("a feed or fetch leaves its region");
       if (action.staging + action.bytes > (feed ? limits_.inputBytes : limits_.outputBytes)) {
         return bad("a feed or fetch leaves the run's staging");

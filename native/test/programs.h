@@ -69,8 +69,8 @@ struct ProgramSource {
     segments.push_back(all);
     return static_cast<int32_t>(segments.size()) - 1;
   }
-  void run(int32_t segment, int32_t slot64 = 0, int32_t input64 = 0, int32_t table = 0) {
-    append(actions, {1, segment, slot64, input64, table});
+  void run(int32_t segment, int32_t slot64 = 0, int32_t second64 = 0, int32_t table = 0, int32_t third64 = 0) {
+    append(actions, {1, segment, slot64, second64, third64, table});
   }
   // Items are [0 send | 1 receive, peer, tag, offset / 64, view].
   void transfer(const std::vector<Words>& items) {

@@ -148,7 +148,7 @@ TEST(engine_buffers_and_binding) {
   ProgramSource p;
   const int32_t v = p.view(DType::f32, {4});
   p.buffers = {16};
-  p.segment({instruction(Op::copy, {{3, 0, v}}, {{0, 0, v}})});
+  p.segment({instruction(Op::copy, {{4, 0, v}}, {{0, 0, v}})});
   p.run(0);
   p.fetch(0, 0, 0, 16);
   const int32_t executable = f.load({p.words(), ProgramSource().words()}, 0, 16, {{a}, {}});
@@ -178,7 +178,7 @@ TEST(engine_queue_keeps_order) {
   ProgramSource p;
   const int32_t v = p.view(DType::f32, {4});
   p.buffers = {16};
-  p.segment({instruction(Op::copy, {{0, 0, v}}, {{3, 0, v}})});
+  p.segment({instruction(Op::copy, {{0, 0, v}}, {{4, 0, v}})});
   p.feed(0, 0, 16);
   p.run(0);
   const int32_t executable = f.load({p.words(), busyWork(1, 500, false)[0]}, 16, 0, {{buffer}, {}});

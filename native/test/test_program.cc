@@ -41,11 +41,12 @@ ProgramSource rich() {
   p.labels = {"h.0.mlp", "\xc3\xa9t\xc3\xa9"};
   const int32_t segment = p.segment({
       instruction(Op::copy, {{2, 0, v}}, {{1, 0, v}}, {}, 0),
-      instruction(Op::elementwise, {{1, 0, v}}, {{3, 1, v}},
+      instruction(Op::elementwise, {{1, 0, v}}, {{4, 1, v}},
                   {3, static_cast<int32_t>(EOp::const_), 0, 1, 0, 0, static_cast<int32_t>(EOp::mul_), 0, 0, 1, 0,
                    static_cast<int32_t>(EOp::iota_), 2, 1, 1, 0, 1, 2}),
-      instruction(Op::reduce, {{3, 1, v}}, {{0, 4, column}}, {1}, 1),
-      instruction(Op::copy, {{3, 1, part}}, {{4, 0, dense}}),
+      instruction(Op::reduce, {{4, 1, v}}, {{0, 4, column}}, {1}, 1),
+      instruction(Op::copy, {{4, 1, part}}, {{5, 0, dense}}),
+      instruction(Op::copy, {{1, 0, v}}, {{3, 1, v}}),
       instruction(Op::copy, {{0, 1000000, none}}, {{0, 1000000, none}}),
       instruction(Op::all_reduce, {{1, 0, v}}, {{1, 0, v}}, {0, 0}),
       instruction(Op::all_gather, {{1, 0, v}}, {{0, 6, v}}, {0, 1, 1}),
@@ -55,9 +56,9 @@ ProgramSource rich() {
   });
   p.feed(0, 16, 64);
   p.run(segment, 20, 16, 0);
-  p.run(segment, 24, 16, 4);
+  p.run(segment, 24, 16, 4, 28);
   p.fetch(0, 9, 0, 24);
-  p.fetch(4, 0, 64, 16);
+  p.fetch(5, 0, 64, 16);
   return p;
 }
 
@@ -65,7 +66,7 @@ TEST(program_good) {
   std::unique_ptr<Program> program;
   const Status status = decode(rich().words(), &program);
   if (!status.ok()) test::fail(__FILE__, __LINE__, status.message());
-  CHECK(program != nullptr && program->instructions.size() == 10 && program->actions.size() == 5);
+  CHECK(program != nullptr && program->instructions.size() == 11 && program->actions.size() == 5);
   CHECK(program != nullptr && std::string(program->labelOf(program->instructions[0])) == "h.0.mlp");
 }
 
@@ -89,6 +90,8 @@ TEST(program_bounds) {
   refused([](ProgramSource& p) { p.buffers[0] = 64; }, "ends at byte");
   refused([](ProgramSource& p) { p.run(0, 70, 16); }, "ends at byte");
   refused([](ProgramSource& p) { p.run(0, 20, INT32_MAX); }, "ends at byte");
+  refused([](ProgramSource& p) { p.run(0, 20, 16, 0, 63); }, "ends at byte");
+  refused([](ProgramSource& p) { p.run(0, 20, 16, 0, -1); }, "slot");
   refused([](ProgramSource& p) { p.run(0, -1); }, "slot");
   refused([](ProgramSource& p) { p.run(1); }, "segment's index");
   refused([](ProgramSource& p) { p.run(0, 0, 0, 9); }, "table base");
@@ -97,9 +100,9 @@ TEST(program_bounds) {
   refused([](ProgramSource& p) { p.feed(1, 0, kStaging); }, "staging");
   refused([](ProgramSource& p) { p.feed(0, 64, 1); }, "region");
   refused([](ProgramSource& p) { p.feed(-1, 0, 1); }, "negative");
-  refused([](ProgramSource& p) { p.fetch(5, 0, 0, 1); }, "fetch's region");
+  refused([](ProgramSource& p) { p.fetch(6, 0, 0, 1); }, "fetch's region");
   refused([](ProgramSource& p) { p.fetch(1, 0, 0, 1); }, "fetch reads");
-  refused([](ProgramSource& p) { p.fetch(4, 2, 0, 1); }, "region");
+  refused([](ProgramSource& p) { p.fetch(5, 2, 0, 1); }, "region");
   refused([](ProgramSource& p) { p.groups = {{1}}; }, "group's rank");
   refused([](ProgramSource& p) { p.groups = {{1}}; }, "not in group", 2);
   refused([](ProgramSource& p) { p.groups = {{1, 0}}; }, "group's rank", 2);
@@ -134,7 +137,7 @@ TEST(program_instructions) {
   refusedInstruction({static_cast<int32_t>(Op::copy), 2, 1, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, "inputs");
   refusedInstruction({static_cast<int32_t>(Op::copy), 1, 1, 0, -1, 0, 0, 0}, "region");
   refusedInstruction(instruction(Op::copy, {{0, 0, 0}}, {{0, 0, 0}}, {}, 2), "label");
-  refusedInstruction(instruction(Op::copy, {{5, 0, 0}}, {{0, 0, 0}}), "region");
+  refusedInstruction(instruction(Op::copy, {{6, 0, 0}}, {{0, 0, 0}}), "region");
   refusedInstruction(instruction(Op::copy, {{-1, 0, 0}}, {{0, 0, 0}}), "region");
   refusedInstruction(instruction(Op::copy, {{0, -1, 0}}, {{0, 0, 0}}), "offset");
   refusedInstruction(instruction(Op::copy, {{0, 0, 5}}, {{0, 0, 0}}), "view's index");

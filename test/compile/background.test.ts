@@ -13,7 +13,7 @@ import { Mesh, nn, optim, planTrainStep } from "../../lib/index.ts";
 import type { Graph } from "../../lib/ir/graph.ts";
 import { MeshLayout } from "../../lib/ir/mesh.ts";
 import { replicated } from "../../lib/ir/spec.ts";
-import { forwardOnly, scheduleMaker } from "../../lib/passes/schedule.ts";
+import { forwardOnly, scheduleMaker } from "../../lib/passes/schedules.ts";
 import { gradients } from "../../lib/tensor/grad.ts";
 import { flatten, type Sym, SymBuilder } from "../../lib/tensor/trace.ts";
 
@@ -180,7 +180,7 @@ describe("compiling in a worker thread", function () {
         import { compileInWorker } from ${url("compile/background.js")};
         import { functionSource } from ${url("compile/step.js")};
         import { MeshLayout } from ${url("ir/mesh.js")};
-        import { forwardOnly } from ${url("passes/schedule.js")};
+        import { forwardOnly } from ${url("passes/schedules.js")};
         import { flatten, SymBuilder } from ${url("tensor/trace.js")};
         const b = new SymBuilder();
         const graph = flatten([{ name: "y", sym: b.unary("tanh", b.constant(1, "f32", [3])) }]);

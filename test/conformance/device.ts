@@ -69,7 +69,7 @@ function compileFor(graph: Graph, feeds: Feeds, layout: MeshLayout, rank: number
     return program.allocate(dtype, shape, { bound: bound.length - 1 });
   };
   const viewOf = program.lower({ graph, place: layout.place(rank), segmentOf: () => segment, source });
-  const actions: Action[] = [{ kind: "run", segment, slot: 0, microbatch: 0 }];
+  const actions: Action[] = [{ kind: "run", segment, stage: 0, slots: {}, microbatch: 0 }];
   const shapes = graph.outputs.map(({ value }, i) => {
     const view = viewOf(value, segment);
     const whole = program.allocate(view.dtype, view.dims, "step");
@@ -80,7 +80,7 @@ function compileFor(graph: Graph, feeds: Feeds, layout: MeshLayout, rank: number
     return view.dims;
   });
   const sizes = bound.map((x) => x.data.length * dtypeSize(x.dtype));
-  const code = encodeSegments(program, planMemory(program, 1), sizes);
+  const code = encodeSegments(program, planMemory(program, []), sizes);
   return { words: encodeProgram(code, actions, deviceTable(layout, rank), 1), bound, shapes };
 }
 

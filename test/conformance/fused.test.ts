@@ -32,7 +32,7 @@ describe("fused expressions", function () {
       const [apart] = await runOnDevices(engine, layout, graph, feeds);
       let nodes = 0;
       const [together] = await runOnDevices(engine, layout, graph, feeds, new Map(), 1, (g) => {
-        const fused = fuse(g, () => "");
+        const fused = fuse(g);
         nodes = fused.nodes.filter((node) => node.op === "fused").length;
         return fused;
       });

@@ -52,8 +52,8 @@ describe("errors of the command", function () {
       ["--device cuda", 1, /device cuda: this build has no CUDA backend; use --device cpu/],
       ["--precision fp16", 1, /precision fp16 needs a CUDA device/],
       ["--precision f16", 2, /--precision.*f16/],
-      ["--schedule zb-h1 --mesh pp=2", 1, /schedule zb-h1 is not supported yet; use gpipe or 1f1b/],
-      ["--schedule interleaved-1f1b --mesh pp=2", 1, /schedule interleaved-1f1b is not supported yet/],
+      ["--schedule zb-h1 --virtual-stages 2 --mesh pp=2", 2, /only --schedule interleaved-1f1b has them/],
+      ["--schedule interleaved-1f1b --virtual-stages 0", 2, /--virtual-stages/],
       ["--schedule zb-x", 2, /--schedule/],
     ];
     for (const [flags, code, message] of cases) {

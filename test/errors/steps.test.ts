@@ -52,14 +52,18 @@ describe("errors of training steps", () => {
     stepOn({ pp: 2 }, { batchSize: 2 }));
 
   it("what is not supported yet", async () => {
-    for (const schedule of ["interleaved-1f1b", "zb-h1", "zb-v"]) {
-      await refuses(
-        schedule,
-        () => stepOn({ pp: 2 }, { schedule }),
-        PlanError,
-        /is not supported yet; use gpipe or 1f1b/,
-      );
-    }
+    await refuses(
+      "more stages than blocks",
+      () => stepOn({ pp: 2 }, { schedule: "interleaved-1f1b", virtualStages: 9 }),
+      PlanError,
+      /blocks cannot fill 18 pipeline stages; use at most \d/,
+    );
+    await refuses(
+      "stages of a schedule that has its own number",
+      () => stepOn({ pp: 2 }, { schedule: "zb-v", virtualStages: 2 }),
+      ConfigError,
+      /virtual stages are interleaved-1f1b's/,
+    );
     await refuses("a typo", () => stepOn({ pp: 2 }, { schedule: "gpip" }), PlanError, /no schedule is named "gpip"/);
     await refuses("fp16", () => stepOn({}, { precision: "fp16" }), PlanError, /fp16 needs a CUDA device/);
     await refuses(

@@ -148,7 +148,7 @@ describe("random programs", function () {
           const { graph, feeds } = build(drawn);
           const specs = place(drawn, layout.axes);
           const expected = [...evaluate(graph, feeds).values()];
-          const results = await runOnDevices(engine, layout, graph, feeds, specs, 2, (g) => fuse(g, () => ""));
+          const results = await runOnDevices(engine, layout, graph, feeds, specs, 2, (g) => fuse(g));
           for (const own of results) {
             expected.forEach((y, i) => {
               assertClose(

@@ -24,10 +24,9 @@ export function isTame({ data }: Dense): boolean {
 export class Meshes {
   readonly #open = new Map<string, Mesh<string>>();
 
-  async get(axes: Readonly<Record<string, number>>, unbuffered = false): Promise<Mesh<string>> {
-    const key = JSON.stringify([axes, unbuffered]);
-    const known =
-      this.#open.get(key) ?? (await Mesh.open({ device: "cpu", axes, threads: 1, unbuffered, timeoutMs: 20_000 }));
+  async get(axes: Readonly<Record<string, number>>): Promise<Mesh<string>> {
+    const key = JSON.stringify(axes);
+    const known = this.#open.get(key) ?? (await Mesh.open({ device: "cpu", axes, threads: 1, timeoutMs: 20_000 }));
     this.#open.set(key, known);
     return known;
   }

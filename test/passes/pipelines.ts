@@ -30,7 +30,8 @@ export function actionsText(list: readonly StageAction[]): string {
   const side = (i: StageTransfer): string => `${i.direction === "send" ? ">" : "<"}${i.value}.${i.microbatch}`;
   return list
     .map((a) => {
-      if (a.kind === "run") return `${a.segment}${a.microbatch}@${a.slot}`;
+      if (a.kind === "run") return `${a.segment}${a.microbatch}@${Object.values(a.slots).join("/")}`;
+      if (a.kind === "handover") return `=${a.send.value}.${a.send.microbatch}`;
       return a.kind === "wait" ? `w${a.send}` : `{${a.items.map(side).join(" ")}}`;
     })
     .join(" ");

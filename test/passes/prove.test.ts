@@ -4,7 +4,8 @@ import { PlanError } from "../../lib/core/errors.ts";
 import { type StageAction, type StageTransfer, pipelineActions } from "../../lib/passes/actions.ts";
 import { type CollectiveCall, proveCollectives } from "../../lib/passes/prove-collectives.ts";
 import { prove } from "../../lib/passes/prove.ts";
-import { gpipe, oneFOneB } from "../../lib/passes/schedule.ts";
+import { gpipe, interleaved, oneFOneB, zeroBubbleH1, zeroBubbleV } from "../../lib/passes/schedules.ts";
+import { type Pool, pools, type Slots } from "../../lib/passes/slots.ts";
 import { chain, edited, withoutItems } from "./pipelines.ts";
 
 function refuses(
@@ -32,7 +33,7 @@ describe("prove", () => {
       i.direction === direction && i.value === value && i.microbatch === microbatch;
 
   it("accepts what is right", () => {
-    prove(plan.devices, { microbatches: 4, slots: [3, 2, 1] });
+    prove(plan.devices, { microbatches: 4, slots: [3, 2, 1].map((FB) => ({ FB, FW: 0, BW: 0 })) });
     prove([]);
   });
 
@@ -90,37 +91,38 @@ describe("prove", () => {
   it("catches a slot that is overwritten while it is needed", () => {
     const fewer = edited(plan, 0, (list) =>
       list.map((a): StageAction => {
-        if (a.kind === "wait") return a;
-        if (a.kind === "run") return { ...a, slot: a.slot % 2 };
-        return { kind: "transfer", items: a.items.map((i) => ({ ...i, slot: i.slot % 2 })) };
+        const folded = ({ slots }: { slots: Slots }): Slots => ({ FB: slots.FB! % 2 });
+        if (a.kind === "run") return { ...a, slots: folded(a) };
+        if (a.kind !== "transfer") return a;
+        return { kind: "transfer", items: a.items.map((i) => ({ ...i, slots: folded(i) })) };
       }),
     );
-    refuses(fewer, /slot 0 of stage 0 is given to microbatch 2 while microbatch 0 still needs it/, {
+    refuses(fewer, /FB slot 0 of stage 0 is given to microbatch 2 while microbatch 0 still needs it/, {
       stage: 0,
       slot: 0,
     });
     assert.throws(
-      () => prove(plan.devices, { slots: [2, 2, 1] }),
-      /stage 0 has 2 slots, but microbatch 2 is to lie in slot 2/,
+      () => prove(plan.devices, { slots: [2, 2, 1].map((FB) => ({ FB, FW: 0, BW: 0 })) }),
+      /stage 0 has 2 FB slots, but microbatch 2 is to lie in slot 2/,
     );
     const moved = edited(plan, 0, (l) =>
-      l.map((a) => (a.kind === "run" && a.segment === "B" ? { ...a, slot: a.slot + 1 } : a)),
+      l.map((a) => (a.kind === "run" && a.segment === "B" ? { ...a, slots: { FB: a.slots.FB! + 1 } } : a)),
     );
-    refuses(moved, /microbatch 0 lies in slot 0 of stage 0, not in 1/);
+    refuses(moved, /microbatch 0 lies in FB slot 0 of stage 0, not in 1/);
   });
 
   it("catches a slot reused while a value is on its way", () => {
     const late = edited(plan, 2, (l) => [...l.filter((a) => a.kind !== "wait"), ...l.filter((a) => a.kind === "wait")]);
     refuses(
       late,
-      /slot 0 of stage 2 is given to microbatch 1 while value 101 of microbatch 0 may still be on its way to stage 1/,
+      /FB slot 0 of stage 2 is given to microbatch 1 while value 101 of microbatch 0 may still be on its way to stage 1/,
     );
     const grouped = edited(plan, 2, (l) => {
       const [a, wait, b] = l.slice(3, 6);
       assert.ok(a?.kind === "transfer" && wait?.kind === "wait" && b?.kind === "transfer");
       return [...l.slice(0, 3), { kind: "transfer", items: [...b.items, ...a.items] }, wait, ...l.slice(6)];
     });
-    refuses(grouped, /slot 0 of stage 2 is given to microbatch 1 while/);
+    refuses(grouped, /FB slot 0 of stage 2 is given to microbatch 1 while/);
   });
 
   it("catches waits for sends that were not posted", () => {
@@ -130,29 +132,76 @@ describe("prove", () => {
     );
   });
 
-  it("catches opposing sends that are not grouped, and names the circle", () => {
+  it("catches receives before the sends they wait for on both sides, and names the circle", () => {
     const crossed = pipelineActions(gpipe(2, 1), [
       { value: 0, from: 0, to: 1, segment: "F", needed: "B" },
       { value: 5, from: 1, to: 0, segment: "F", needed: "B" },
     ]);
     prove(crossed.devices);
-    assert.deepEqual(
-      crossed.devices.map((l) => l.length),
-      [4, 4],
-    );
     const cycle = [
-      { stage: 0, peerStage: 1, direction: "send", value: 0, microbatch: 0 },
-      { stage: 1, peerStage: 0, direction: "send", value: 5, microbatch: 0 },
+      { stage: 0, peerStage: 1, direction: "receive", value: 5, microbatch: 0 },
+      { stage: 1, peerStage: 0, direction: "receive", value: 0, microbatch: 0 },
     ];
     refuses(
-      crossed.devices.map((l) => ungrouped(l, "send")),
-      /would wait for ever: stage 0 waits to send value 0 of microbatch 0 to stage 1; stage 1 waits to send value 5/,
-      { stages: [0, 1], values: [0, 5], cycle },
+      crossed.devices.map((l) => ungrouped(l, "receive")),
+      /would wait for ever: stage 0 waits to receive value 5 of microbatch 0 from stage 1; stage 1 waits to receive value 0/,
+      { stages: [0, 1], values: [5, 0], cycle },
     );
-    const receivesFirst = pipelineActions(gpipe(2, 1), chain(2)).devices.map((l) => ungrouped(l, "receive"));
-    refuses(receivesFirst, /stage 0 waits to receive value 100 .*; stage 1 waits to receive value 0 /);
+  });
+
+  it("catches waits that the other side's receive comes after", () => {
+    const early = pipelineActions(gpipe(2, 1), chain(2)).devices.map((list) => {
+      const waits = list.filter((a) => a.kind === "wait");
+      const rest = list.filter((a) => a.kind !== "wait");
+      const sent = rest.findIndex((a) => a.kind === "transfer" && a.items.some((i) => i.direction === "send"));
+      return [...rest.slice(0, sent + 1), ...waits, ...rest.slice(sent + 1)];
+    });
+    prove(early);
+    const late = edited(sized, 1, (l) => l.map((a, i) => (i === 0 ? l[2]! : i === 2 ? l[0]! : a)));
+    assert.throws(() => prove(late), PlanError);
+  });
+
+  it("catches messages that would pass each other on their way", () => {
+    const two = [
+      { value: 0, from: 0, to: 1, segment: "F" as const },
+      { value: 1, from: 0, to: 1, segment: "F" as const },
+    ];
+    const both = pipelineActions(gpipe(2, 1), two);
+    prove(both.devices);
+    const crossed = edited(both, 1, (l) =>
+      l.map((a) => (a.kind === "transfer" ? { ...a, items: [...a.items].reverse() } : a)),
+    );
+    refuses(crossed, /receives value 0 of microbatch 0 from stage 0 after value 1 .* although stage 0 sends it before/);
+  });
+
+  it("catches mistakes in pools of their own and in several stages a device", () => {
+    for (const make of [zeroBubbleH1, zeroBubbleV, interleaved(2)]) {
+      const schedule = make(2, 4);
+      const right = pipelineActions(schedule, chain(schedule.stages));
+      prove(right.devices, { microbatches: 4, slots: right.slots });
+      for (const pool of pools) {
+        const fewer = right.devices.map((list) => list.map((a) => withSlots(a, pool, (slot) => slot % 1)));
+        if (right.slots.some((s) => s[pool] > 1))
+          assert.throws(() => prove(fewer), /while/, `${schedule.name} ${pool}`);
+      }
+      right.devices.forEach((list, device) => {
+        for (const dropped of list.filter((a) => a.kind === "run")) {
+          assert.throws(() => prove(edited(right, device, (l) => l.filter((a) => a !== dropped))), PlanError);
+        }
+      });
+    }
   });
 });
+
+/** An action with other slots in a pool. */
+function withSlots(action: StageAction, pool: Pool, change: (slot: number) => number): StageAction {
+  const slots = (own: Slots): Slots => (own[pool] === undefined ? own : { ...own, [pool]: change(own[pool]) });
+  if (action.kind === "run") return { ...action, slots: slots(action.slots) };
+  if (action.kind === "wait") return action;
+  const item = (i: StageTransfer): StageTransfer => ({ ...i, slots: slots(i.slots) });
+  if (action.kind === "transfer") return { kind: "transfer", items: action.items.map(item) };
+  return { kind: "handover", send: item(action.send), receive: item(action.receive) };
+}
 
 /** Every item of a transfer by itself, those of one direction first. */
 function ungrouped(list: readonly StageAction[], first: "send" | "receive"): StageAction[] {

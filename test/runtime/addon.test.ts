@@ -89,7 +89,7 @@ describe("runtime/addon", () => {
     const square = program({
       buffers: [12],
       views: [{ dtype: f32, dims: [3] }],
-      segments: [instruction("elementwise", [[3, 0, 0]], [[3, 0, 0]], [1, elementOps.mul.code, 0, 0, 0, 0, 1, 1])],
+      segments: [instruction("elementwise", [[4, 0, 0]], [[4, 0, 0]], [1, elementOps.mul.code, 0, 0, 0, 0, 1, 1])],
       actions: [actions.run(0)],
     });
     const executable = addon.executableLoad(engine, [square], [Int32Array.of(a)], 0, 0);

@@ -73,7 +73,7 @@ function labelWords(label: string): number[] {
 
 /** Words of the actions. */
 export const actions = {
-  run: (segment: number, slot = 0, input = 0, table = 0): number[] => [1, segment, slot, input, table],
+  run: (segment: number, slots: readonly number[] = [0, 0, 0], table = 0): number[] => [1, segment, ...slots, table],
   transfer: (...items: readonly (readonly number[])[]): number[] => [2, items.length, ...items.flat()],
   wait: (send: number): number[] => [3, send],
   feed: (staging: number, offset: number, bytes: number): number[] => [4, ...wide(staging), offset, ...wide(bytes)],
