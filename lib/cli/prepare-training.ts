@@ -19,6 +19,7 @@ export interface TrainSettings extends TrainingDefaults {
   readonly microbatches: number;
   readonly mesh: MeshSizes;
   readonly zero: ZeroLevel;
+  readonly sequenceParallel: TrainOptions["sequenceParallel"];
   readonly device: "auto" | "cpu" | "cuda";
   readonly schedule: NonNullable<TrainOptions["schedule"]>;
   readonly virtualStages: number | undefined;
@@ -140,6 +141,11 @@ function decide(options: TrainOptions, defaults: TrainingDefaults): TrainSetting
       `--zero ${options.zero}: --mesh has no fsdp axis to split anything over; add fsdp=N or leave it out`,
     );
   }
+  if (options.sequenceParallel === "on" && mesh.tp === 1) {
+    throw new UsageError(
+      "--sequence-parallel on: --mesh has no tp axis to split activations over; add tp=N or leave it out",
+    );
+  }
   const microbatches = options.microbatches ?? (mesh.pp === 1 ? 1 : Math.min(2 * mesh.pp, batchSize));
   if (options.virtualStages !== undefined && options.schedule !== "interleaved-1f1b") {
     throw new UsageError(`--virtual-stages ${options.virtualStages}: only --schedule interleaved-1f1b has them`);
@@ -166,6 +172,7 @@ function decide(options: TrainOptions, defaults: TrainingDefaults): TrainSetting
     microbatches,
     mesh,
     zero: options.zero ?? defaultZero,
+    sequenceParallel: options.sequenceParallel,
     device: options.device,
     schedule: options.schedule,
     virtualStages: options.virtualStages,

@@ -113,6 +113,10 @@ export const trainFlags = {
   microbatches: integerFlag({ help: "parts a batch is split into", min: 1, defaultText: "1 without pp, else 2 x pp" }),
   mesh: meshFlag,
   zero: zeroFlag,
+  sequenceParallel: choiceFlag(["auto", "on", "off"], {
+    help: "activations split along their sequence over tp; auto: where it is estimated to be faster",
+    default: "auto",
+  }),
   device: deviceFlag,
   schedule: choiceFlag(["gpipe", "1f1b", "interleaved-1f1b", "zb-h1", "zb-v"], {
     help: "order of the pipeline's work",

@@ -81,6 +81,7 @@ function compileTraining(
     schedule: settings.schedule,
     ...(settings.virtualStages === undefined ? {} : { virtualStages: settings.virtualStages }),
     zero: settings.zero,
+    sequenceParallel: settings.sequenceParallel,
     precision: settings.precision ?? "f32",
     clipNorm: settings.clipNorm,
     seed: settings.seed,
@@ -176,6 +177,7 @@ function compileEvaluation(run: Run): Promise<ForwardStep> {
       batchSize: settings.batchSize,
       microbatches: settings.microbatches,
       precision: settings.precision ?? "f32",
+      sequenceParallel: settings.sequenceParallel,
     },
   );
   model.train();

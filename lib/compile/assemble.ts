@@ -68,6 +68,7 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
     outputBytes: outputs.bytes,
     devices,
     cells: input.cells,
+    sequenceParallel: source.scattered !== null,
   };
 }
 

@@ -41,6 +41,8 @@ export interface GraphSources {
   sourceSpec(node: Node): ValueSpec;
   /** Sequences that the mesh splits; null or absent where it splits none. */
   readonly sequences?: Sequences | null;
+  /** Inputs with the dim that runs along their sequence, where activations are scattered along it over tp. */
+  readonly scattered?: ReadonlyMap<string, number> | null;
   /** Results are brought to every device whole. */
   readonly outputsWhole?: boolean;
   /** Except these. */
@@ -48,7 +50,7 @@ export interface GraphSources {
   /** Spec with which nodes read a parameter, where that is another than it lies in. */
   usedSpec?(node: Node): ValueSpec;
   /** Which nodes share gathered parameters: those of one segment and stage. */
-  room?(node: Node): string;
+  room?(node: Pick<Node, "path" | "phase">): string;
   /** How nodes are placed on pipeline stages, where they are. */
   readonly stages?: StageOptions;
   /** Spec a result must have; null: any, partial included. */
@@ -72,7 +74,7 @@ export const graphPasses: readonly { readonly name: string; readonly run: Pass }
   },
   {
     name: "shard",
-    run: (g, s) =>
+    run: (g, { room = phaseOf, scattered, ...s }) =>
       shard(g, {
         sizes: s.layout.sizes,
         sourceSpec: s.sourceSpec,
@@ -80,13 +82,17 @@ export const graphPasses: readonly { readonly name: string; readonly run: Pass }
           s.outputsWhole && !s.staysSplit?.(name) ? replicated(outputRank(g, name)) : (s.outputSpec?.(name) ?? null),
         ...(s.staysPartial ? { staysPartial: s.staysPartial } : {}),
         ...(s.wantedSpec ? { wantedSpec: s.wantedSpec } : {}),
+        ...(scattered ? { scatter: { axis: scatterAxis, inputs: scattered, room } } : {}),
       }),
   },
   { name: "stage", run: (g, { stages }) => (stages ? placeStages(g, stages) : g) },
   { name: "fuse", run: (g) => fuse(g) },
 ];
 
-function phaseOf(node: Node): string {
+/** The axis of sequence parallelism. */
+const scatterAxis = "tp";
+
+function phaseOf(node: Pick<Node, "phase">): string {
   return node.phase;
 }
 

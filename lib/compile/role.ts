@@ -14,11 +14,12 @@ import type { MicroGraph } from "./boundary.ts";
 import { Depositor } from "./deposit.ts";
 import { elementType } from "./element-type.ts";
 import { updateName } from "./names.ts";
-import type { Cell, Prologue, StepOptions, StepSource } from "./step.ts";
+import type { SplitSource } from "./sources.ts";
+import type { Cell, Prologue, StepOptions } from "./step.ts";
 
 /** What the roles are made from. */
 export interface RoleInput {
-  readonly source: StepSource;
+  readonly source: SplitSource;
   readonly options: StepOptions;
   readonly sizes: readonly number[];
   readonly micro: ReadonlyMap<number, MicroGraph>;

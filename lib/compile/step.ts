@@ -2,22 +2,20 @@
 // Training, evaluation and single evaluations of a function are all steps.
 import type { DType } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
-import { type Graph, newGraph, type Node, type Phase, type TensorType } from "../ir/graph.ts";
+import { type Graph, newGraph, type TensorType } from "../ir/graph.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
-import { batchAxes } from "../ir/mesh.ts";
-import { type ValueSpec, replicated } from "../ir/spec.ts";
+import type { ValueSpec } from "../ir/spec.ts";
 import { cutByStage } from "../passes/close.ts";
+import type { DeviceRates } from "../passes/cost.ts";
 import type { PoolPlan } from "../passes/memory.ts";
-import { type Schedule, hasWeightSegment, stageDevices } from "../passes/schedule.ts";
-import type { Sequences } from "../passes/sequence.ts";
-import type { StageOptions } from "../passes/stage.ts";
-import { stageOfModule } from "../passes/stages.ts";
+import { type Schedule, stageDevices } from "../passes/schedule.ts";
 import { alikeGraphs } from "./alike.ts";
 import { type MicroGraph, tagCrossings } from "./boundary.ts";
-import { type SequenceLayout, sequenceAxis, sequencesOf, withSequenceInputs } from "./sequence.ts";
 import { updateName } from "./names.ts";
-import { type GraphSources, type PassOptions, runGraphPasses, timed } from "./passes.ts";
+import { type PassOptions, runGraphPasses, timed } from "./passes.ts";
 import { assemblePrograms } from "./assemble.ts";
+import type { SequenceLayout } from "./sequence.ts";
+import { microSources, ofSize, type SplitSource, shardSources, withScatter, withSequences } from "./sources.ts";
 
 /** Something the caller feeds at each run. */
 export interface StepInput {
@@ -82,10 +80,17 @@ export interface StepOptions {
   readonly cellSpecs?: ReadonlyMap<string, ValueSpec>;
   /** Specs that cells would best have, by name. */
   readonly wantedSpecs?: ReadonlyMap<string, ValueSpec>;
+  /** Sequence parallelism over tp: "auto" (default) where it is estimated to be faster. */
+  readonly sequenceParallel?: SequenceParallel;
+  /** How fast the devices are, for what is chosen by cost. */
+  readonly rates?: DeviceRates;
   readonly passes: PassOptions;
   /** Refuse a mesh on which a device would have nothing to do in the whole step. */
   readonly refuseIdle?: boolean;
 }
+
+/** Whether activations are split along their sequence over tp, outside of what tp splits otherwise. */
+export type SequenceParallel = "on" | "off" | "auto";
 
 /** A step that only computes a graph: of parameters, once, without a batch. */
 export function functionSource(graph: Graph): StepSource {
@@ -148,6 +153,8 @@ export interface CompiledStep {
   readonly outputBytes: number;
   readonly devices: readonly DevicePlan[];
   readonly cells: readonly Cell[];
+  /** True where activations are split along their sequence over tp. */
+  readonly sequenceParallel: boolean;
 }
 
 /** Sizes of the microbatches of a batch: the first ones hold one sample more. */
@@ -159,13 +166,13 @@ export function microbatchSizes(batchSize: number, microbatches: number): number
 /** Compiles a step for every device of the mesh. Throws PlanError for what cannot be run, before anything is allocated. */
 export function compileStep(given: StepSource, options: StepOptions): CompiledStep {
   const { layout, batchSize, microbatches } = options;
-  const source = withSequences(given, layout);
   const sizes = microbatchSizes(batchSize, microbatches);
   if (batchSize > 0 && sizes.some((n) => n === 0)) {
     throw new PlanError(
       `a batch of ${batchSize} samples cannot be cut into ${microbatches} microbatches: one would be empty`,
     );
   }
+  const source = withScatter(withSequences(given, layout), options, sizes);
   const micro = microGraphs(source, options, sizes);
   const deviceOfStage = stageDevices(options.schedule);
   const cells = cellsOf(micro, deviceOfStage);
@@ -201,38 +208,13 @@ function closeDevices(
   });
 }
 
-/** A source whose sequences the mesh may split. */
-interface SplitSource extends StepSource {
-  readonly sequences: Sequences | null;
-}
-
-/** The source with the inputs that a step with split sequences reads besides. */
-function withSequences(source: StepSource, layout: MeshLayout): SplitSource {
-  const sequences = sequencesOf(source.inputs, layout);
-  return { ...source, sequences, inputs: withSequenceInputs(source.inputs, sequences, layout) };
-}
-
 /** The microbatch graphs of all sizes, sharded and staged. */
 function microGraphs(source: SplitSource, options: StepOptions, sizes: readonly number[]): Map<number, MicroGraph> {
   const graphs = alikeGraphs([...new Set(sizes)], (n, fixed) => {
-    const sources = {
-      ...shardSources(source, options, []),
-      outputSpec: (name: string) => fixed.get(name) ?? options.cellSpecs?.get(name) ?? null,
-      staysPartial: (name: string) => !fixed.has(name),
-      wantedSpec: (name: string) => options.wantedSpecs?.get(name) ?? null,
-      stages: stagesOf(options),
-    };
-    return runGraphPasses(ofSize(source.micro, n), sources, options.passes);
+    const ready = fixed.size === 0 ? source.ready?.get(n) : undefined;
+    return ready ?? runGraphPasses(ofSize(source.micro, n), microSources(source, options, fixed), options.passes);
   });
   return tagCrossings(graphs);
-}
-
-function stagesOf({ schedule, stageOfBlock }: StepOptions): StageOptions {
-  return {
-    stages: schedule.stages,
-    splitsWeights: hasWeightSegment(schedule),
-    stageOfPath: (path) => stageOfModule(stageOfBlock, path),
-  };
 }
 
 /** The prologue's graphs, sharded, and the coordinate along pp of the devices that run it. */
@@ -241,12 +223,6 @@ export interface Prologue {
   readonly graphs: ReadonlyMap<number, Graph>;
   readonly cells: readonly Cell[];
   readonly close: Graph;
-}
-
-function ofSize(graphs: ReadonlyMap<number, Graph>, samples: number): Graph {
-  const graph = graphs.get(samples);
-  if (graph) return graph;
-  throw new PlanError(`the step has no graph for microbatches of ${samples} samples`);
 }
 
 function compilePrologue(
@@ -290,43 +266,4 @@ function cellsOf(micro: ReadonlyMap<number, MicroGraph>, deviceOfStage: readonly
     throw new PlanError(`result "${other.name}" is made on different stages in microbatches of different sizes`);
   }
   return own;
-}
-
-function shardSources(source: SplitSource, options: StepOptions, cells: readonly Cell[]): GraphSources {
-  const { stages, splitsWeights, stageOfPath } = stagesOf(options);
-  const part = (phase: Phase): Phase => (phase === "weights" && !splitsWeights ? "backward" : phase);
-  const { usedSpecs } = options;
-  const usedSpec = (node: Node): ValueSpec => {
-    const id = node.params.id as string;
-    return usedSpecs?.get(id) ?? parameterSpec(options, id);
-  };
-  return {
-    layout: options.layout,
-    sequences: source.sequences,
-    ...(usedSpecs ? { usedSpec } : {}),
-    room: ({ phase, path }) => `${part(phase)} ${stages === 1 ? 0 : path === "" ? "?" : stageOfPath(path)}`,
-    sourceSpec: (node) => {
-      const shape = node.params.shape as readonly number[];
-      if (node.op === "parameter") return parameterSpec(options, node.params.id as string);
-      const name = node.params.name as string;
-      const input = source.inputs.find((i) => i.name === name);
-      if (input?.batch) {
-        return {
-          dims: [
-            batchAxes.map((a) => `${a}*`),
-            ...input.shape.map((_, d) => (d === input.sequence ? [sequenceAxis] : [])),
-          ],
-          partial: {},
-        };
-      }
-      if (input?.axes) return { dims: input.axes, partial: {} };
-      return cells.find((c) => c.name === name)?.spec ?? replicated(shape.length);
-    },
-  };
-}
-
-function parameterSpec({ parameterSpecs: specs }: StepOptions, id: string): ValueSpec {
-  const spec = specs.get(id);
-  if (spec) return spec;
-  throw new PlanError(`the step reads parameter ${id.split("@")[0]}, whose spec is not given`);
 }

@@ -68,7 +68,11 @@ export function planMemory(program: ProgramBuilder, slots: readonly SlotCounts[]
       const pool = poolFor(partsThatUse(program, buffer));
       locations[index] = { region: 1 + pools.indexOf(pool), offset: sizes.add(buffer, pool) };
     } else {
-      for (const segment of uses.keys()) scratch.set(segment, [...(scratch.get(segment) ?? []), index]);
+      for (const segment of uses.keys()) {
+        const known = scratch.get(segment);
+        if (known) known.push(index);
+        else scratch.set(segment, [index]);
+      }
     }
   });
   const planned = sizes.place(slots, stepBytes);

@@ -29,12 +29,23 @@ export const sequenceInput = {
 
 /** Returns the graph with its sequences permuted and its results in their true order. */
 export function permuteSequences(graph: Graph, sequences: Sequences): Graph {
-  const marked = markedDims(graph, sequences);
-  return new Permuter(graph, sequences, marked).run();
+  const links = graph.nodes.map((node) => linkedDims(graph, node));
+  return new Permuter(graph, sequences, links, marksOf(graph, links, sequences.inputs)).run();
 }
 
+/** For each value, whether each of its dims runs along the sequence of one of the inputs (by name, with that dim). */
+export function sequenceDims(graph: Graph, inputs: ReadonlyMap<string, number>): boolean[][] {
+  return marksOf(
+    graph,
+    graph.nodes.map((node) => linkedDims(graph, node)),
+    inputs,
+  );
+}
+
+type Links = { readonly inputs: Names; readonly outputs: Names };
+
 /** Dims of a node's operands and results by factor: those that may be reordered alike. Positions stand for indices. */
-function linkedDims(graph: Graph, node: Node): { readonly inputs: Names; readonly outputs: Names } {
+function linkedDims(graph: Graph, node: Node): Links {
   const inputs = node.inputs.map((v) => graph.values[v]!.type);
   const outputs = node.outputs.map((v) => graph.values[v]!.type);
   const map = factorsOf(node, inputs, outputs);
@@ -80,8 +91,8 @@ function factorsOf(node: Node, inputs: readonly TensorType[], outputs: readonly 
   return { ...map, inputs: without(map.inputs), ...(unsplit ? { unsplit } : {}) };
 }
 
-/** For each value, whether each of its dims runs along a sequence: dims linked to one of an input's do. */
-function markedDims(graph: Graph, { inputs }: Sequences): boolean[][] {
+/** Dims linked to one of an input's that runs along its sequence do so too. */
+function marksOf(graph: Graph, all: readonly Links[], inputs: ReadonlyMap<string, number>): boolean[][] {
   const first: number[] = [];
   let count = 0;
   for (const { type } of graph.values) {
@@ -94,8 +105,8 @@ function markedDims(graph: Graph, { inputs }: Sequences): boolean[][] {
     while (parent[at] !== at) at = parent[at] = parent[parent[at]!]!;
     return at;
   };
-  for (const node of graph.nodes) {
-    const links = linkedDims(graph, node);
+  graph.nodes.forEach((node, n) => {
+    const links = all[n]!;
     const seen = new Map<string, number>();
     const join = (names: Names, values: readonly number[]): void => {
       names.forEach((list, i) => {
@@ -110,7 +121,7 @@ function markedDims(graph: Graph, { inputs }: Sequences): boolean[][] {
     };
     join(links.inputs, node.inputs);
     join(links.outputs, node.outputs);
-  }
+  });
   const permuted = new Set<number>();
   for (const node of graph.nodes) {
     const dim = node.op === "input" ? inputs.get(node.params.name as string) : undefined;
@@ -123,6 +134,7 @@ function markedDims(graph: Graph, { inputs }: Sequences): boolean[][] {
 class Permuter {
   readonly #graph: Graph;
   readonly #sequences: Sequences;
+  readonly #links: readonly Links[];
   readonly #marked: readonly (readonly boolean[])[];
   readonly #to = new GraphBuilder();
   readonly #b = new GraphValueBuilder(this.#to);
@@ -132,21 +144,22 @@ class Permuter {
   readonly #true = new Map<string, number>();
   readonly #leaves = new Map<string, GraphValue>();
 
-  constructor(graph: Graph, sequences: Sequences, marked: readonly (readonly boolean[])[]) {
+  constructor(graph: Graph, sequences: Sequences, links: readonly Links[], marked: readonly (readonly boolean[])[]) {
     this.#graph = graph;
     this.#sequences = sequences;
+    this.#links = links;
     this.#marked = marked;
   }
 
   run(): Graph {
     const { nodes, outputs } = this.#graph;
-    for (const node of nodes) {
+    nodes.forEach((node, n) => {
       this.#to.path = node.path;
       this.#to.phase = node.phase;
-      this.#results(node).forEach((v, i) => {
+      this.#results(node, this.#links[n]!).forEach((v, i) => {
         this.#map[node.outputs[i]!] = v.id;
       });
-    }
+    });
     for (const { name, value } of outputs) {
       const maker = nodes[this.#graph.values[value]!.node]!;
       this.#to.path = maker.path;
@@ -162,13 +175,13 @@ class Permuter {
     return this.#marked[value]!.flatMap((is, d) => (is ? [d] : []));
   }
 
-  #results(node: Node): GraphValue[] {
+  #results(node: Node, links: Links): GraphValue[] {
     const dims = this.#dims(node.outputs[0]!);
-    if (dims.length === 0) return this.#plain(node);
+    if (dims.length === 0) return this.#plain(node, links);
     if (node.op === "iota") return [this.#positionsAlong(node, dims)];
     if (node.op === "random") return this.#random(node, dims);
     if (node.op === "input" || node.op === "parameter") return [this.#stored(node, dims)];
-    return this.#plain(node);
+    return this.#plain(node, links);
   }
 
   /** What comes from outside is in its true order, but for the inputs that are permuted as they are loaded. */
@@ -183,8 +196,7 @@ class Permuter {
   }
 
   /** The node on permuted operands; in the true order along dims where it needs that. */
-  #plain(node: Node): GraphValue[] {
-    const links = linkedDims(this.#graph, node);
+  #plain(node: Node, links: Links): GraphValue[] {
     const byIndex = attendsByIndex(node) && node.inputs.slice(0, 2).some((v) => this.#marked[v]![1]);
     const inputs = node.inputs.map((v, i): GraphValue => {
       if (node.op === "embedding" && i === 1 && this.#marked[node.inputs[0]!]![0]) return this.#rowsOf(v);

@@ -9,6 +9,7 @@ import { getOp } from "../ops/index.ts";
 import { elementOps } from "../ops/kernels.ts";
 import type { ReshardParams } from "../ops/placement.ts";
 import { GraphBuilder, type GraphValue, GraphValueBuilder } from "./graph-builder.ts";
+import { sequenceDims } from "./sequence.ts";
 
 /** What the shard pass needs to know beyond the graph. */
 export interface ShardOptions {
@@ -22,14 +23,30 @@ export interface ShardOptions {
   staysPartial?(name: string): boolean;
   /** Spec a result would best have, where that costs nothing; null: no wish. */
   wantedSpec?(name: string): ValueSpec | null;
+  /** Sequence parallelism; absent: off. */
+  readonly scatter?: SequenceScatter;
+}
+
+/**
+ * Sequence parallelism (Korthikanti et al. 2022): activations that are partial over the axis are scattered along their
+ * sequence rather than reduced whole, stay so through norms, residuals and dropout, and are gathered where the axis is
+ * needed for something else.
+ */
+export interface SequenceScatter {
+  readonly axis: string;
+  /** Dim of each input (by name) that runs along the sequence. */
+  readonly inputs: ReadonlyMap<string, number>;
+  /** Segment and stage of a node: each gathers for itself, and forgets after use. */
+  room(node: Pick<Node, "path" | "phase">): string;
 }
 
 type Dims = readonly (readonly string[])[];
 
 /** Returns the graph with every value's spec set, and with reductions, gathers and slices inserted. Shapes stay global. */
 export function shard(graph: Graph, options: ShardOptions): Graph {
-  const b = new ShardBuilder(options.sizes);
+  const b = new ShardBuilder(options.sizes, options.scatter);
   const wanted = wantedSpecs(graph, options);
+  const along = options.scatter ? sequenceDims(graph, options.scatter.inputs) : null;
   const map = new Array<number>(graph.values.length);
   for (const node of graph.nodes) {
     b.path = node.path;
@@ -45,6 +62,7 @@ export function shard(graph: Graph, options: ShardOptions): Graph {
           );
     node.outputs.forEach((v, i) => {
       map[v] = results[i]!;
+      if (along) b.runsAlong(results[i]!, along[v]!);
     });
   }
   for (const { name, value } of graph.outputs) {
@@ -103,9 +121,19 @@ class ShardBuilder extends GraphBuilder {
     },
   };
 
-  constructor(sizes: Readonly<Record<string, number>>) {
+  readonly #scatter: SequenceScatter | undefined;
+  /** Dim of a value that runs along the sequence. */
+  readonly #along = new Map<number, number>();
+
+  constructor(sizes: Readonly<Record<string, number>>, scatter?: SequenceScatter) {
     super();
     this.#sizes = sizes;
+    this.#scatter = scatter;
+  }
+
+  /** Tells which of a value's dims run along the sequence: with exactly one, the value may be scattered along it. */
+  runsAlong(value: number, dims: readonly boolean[]): void {
+    if (dims.filter((is) => is).length === 1) this.#along.set(value, dims.indexOf(true));
   }
 
   spec(value: number): ValueSpec {
@@ -207,8 +235,9 @@ class ShardBuilder extends GraphBuilder {
     const assigned = new Map<string, readonly string[]>();
     const used = new Set(taken.map(axisName));
     const claim = (factor: string | null, axes: readonly string[]): void => {
-      if (factor === null || axes.length === 0 || assigned.has(factor)) return;
-      if (axes.some((a) => used.has(axisName(a)))) return;
+      const have = (factor !== null && assigned.get(factor)) || [];
+      if (factor === null || axes.length <= have.length || !sameAxes(have, axes.slice(0, have.length))) return;
+      if (axes.slice(have.length).some((a) => used.has(axisName(a)))) return;
       const unit = factors.divisible?.[factor];
       const parts = axes.reduce((n, a) => n * this.#sizes[axisName(a)]!, 1);
       if (unit !== undefined && (unit % parts !== 0 || axes.some((a) => a.endsWith("*")))) return;
@@ -218,15 +247,36 @@ class ShardBuilder extends GraphBuilder {
     const bytes = (v: number): number => sizeOf(this.type(v).shape) * dtypeSize(this.type(v).dtype);
     const order = inputs.map((v, i) => ({ v, i })).sort((x, y) => bytes(y.v) - bytes(x.v) || x.i - y.i);
     for (const { v, i } of order) {
-      for (const [d, f] of factors.inputs[i]!.entries()) claim(f, this.spec(v).dims[d]!);
+      for (const [d, f] of factors.inputs[i]!.entries()) {
+        // A dim that is split once is split so by all: only what is scattered along the sequence may still add to it.
+        if (f !== null && !assigned.has(f)) claim(f, this.#firm(v, d));
+      }
     }
     const known = new Set(factors.inputs.flat());
     factors.outputs.forEach((names, o) => {
       const wish = this.wanted[o];
       if (!wish) return;
-      for (const [d, f] of names.entries()) claim(f !== null && !known.has(f) ? f : null, wish.dims[d] ?? []);
+      for (const [d, f] of names.entries()) {
+        const free = f !== null && !known.has(f) && !assigned.has(f);
+        if (free) claim(f, wish.dims[d] ?? []);
+      }
     });
+    for (const { v, i } of order) {
+      const d = this.#along.get(v);
+      if (d !== undefined && this.#isScattered(v, d)) claim(factors.inputs[i]![d]!, this.spec(v).dims[d]!);
+    }
     return assigned;
+  }
+
+  /** True for a dim that is split by the axis of sequence parallelism, which gives way to every other use of the axis. */
+  #isScattered(value: number, dim: number): boolean {
+    return this.#along.get(value) === dim && this.spec(value).dims[dim]!.at(-1) === this.#scatter?.axis;
+  }
+
+  /** The axes of a dim without that of sequence parallelism. */
+  #firm(value: number, dim: number): readonly string[] {
+    const axes = this.spec(value).dims[dim]!;
+    return this.#isScattered(value, dim) ? axes.slice(0, -1) : axes;
   }
 
   #step(value: number, key: string, op: string, params: Params, spec: ValueSpec): number {
@@ -235,26 +285,33 @@ class ShardBuilder extends GraphBuilder {
       this.graph.values[made]!.spec = spec;
       return made;
     }
-    const name = `${value} ${this.phase === "update" ? "update" : ""} ${key}`;
+    // What is gathered along the sequence is gathered by its readers, again in the backward, and not kept meanwhile.
+    const dim = this.#along.get(value);
+    const apart = op === "all_gather" && params.dim === dim && this.#isScattered(value, dim!);
+    const who = apart ? this.#scatter!.room(this) : this.phase === "update" ? "update" : "";
+    const name = `${value} ${who} ${key}`;
     const known = this.#made.get(name);
     if (known !== undefined) return known;
-    // It lies with the value's producer: a backward that reads a forward value of an earlier stage must not make that stage's
-    // backward come before its own.
+    // Others lie with the value's producer: a backward that reads a forward value of an earlier stage must not make that
+    // stage's backward come before its own.
     const { path, phase } = this;
     const producer = this.graph.nodes[this.graph.values[value]!.node]!;
-    this.path = producer.path;
-    if (phase !== "update") this.phase = producer.phase;
+    if (!apart) {
+      this.path = producer.path;
+      if (phase !== "update") this.phase = producer.phase;
+    }
     const made = this.append(op, [value], params, [this.type(value)])[0]!;
     this.path = path;
     this.phase = phase;
     this.graph.values[made]!.spec = spec;
+    if (dim !== undefined) this.#along.set(made, dim);
     this.#made.set(name, made);
     return made;
   }
 
-  /** Sums (max, min) a partial value over its partial axes. */
+  /** Sums (max, min) a partial value over its partial axes; activations are scattered along their sequence where that is on. */
   #reduced(value: number): number {
-    let v = value;
+    let v = this.#scattered(value);
     for (const kind of ["sum", "max", "min"] as const) {
       const { dims, partial } = this.spec(v);
       const axes = Object.keys(partial).filter((a) => partial[a] === kind);
@@ -263,6 +320,19 @@ class ShardBuilder extends GraphBuilder {
       v = this.#step(v, `reduce ${kind}`, "all_reduce", { axes, kind }, { dims, partial: rest });
     }
     return v;
+  }
+
+  /** A value that is a sum over the axis of sequence parallelism, scattered along its sequence; others as they are. */
+  #scattered(value: number): number {
+    const { dims, partial } = this.spec(value);
+    const dim = this.#along.get(value);
+    const axis = this.#scatter?.axis;
+    if (axis === undefined || dim === undefined || partial[axis] !== "sum") return value;
+    // One number a token is not worth it: its readers want it whole.
+    if (!this.type(value).shape.some((n, d) => d > 0 && d !== dim && n > 1)) return value;
+    const rest = Object.fromEntries(Object.entries(partial).filter(([a]) => a !== axis));
+    const spec = { dims: dims.map((x, d) => (d === dim ? [...x, axis] : x)), partial: rest };
+    return this.#step(value, "scatter", "reduce_scatter", { dim, axes: [axis], kind: "sum" }, spec);
   }
 
   /**

@@ -44,7 +44,7 @@ export function checkTrainOptions(mesh: Mesh, model: Placeable, options: TrainSt
 
 /** The part that all steps share. */
 export function checkForwardOptions(fields: BatchFields, options: ForwardOptions): void {
-  const { batchSize, microbatches, precision = "f32" } = options;
+  const { batchSize, microbatches, precision = "f32", sequenceParallel = "auto" } = options;
   if (batchSize === 0) throw new PlanError("the batch is empty: batchSize must be 1 or more");
   expectInteger("batchSize", batchSize, 1, 2 ** 31 - 1);
   if (microbatches !== undefined) expectInteger("microbatches", microbatches, 1);
@@ -55,6 +55,9 @@ export function checkForwardOptions(fields: BatchFields, options: ForwardOptions
   }
   if (!["f32", "bf16", "fp16"].includes(precision)) {
     throw new ConfigError(`precision must be f32, bf16 or fp16, not ${describe(precision)}`);
+  }
+  if (!["auto", "on", "off"].includes(sequenceParallel)) {
+    throw new ConfigError(`sequenceParallel must be auto, on or off, not ${describe(sequenceParallel)}`);
   }
   expectObject("batch", fields);
   for (const [name, field] of Object.entries(fields)) {

@@ -2,8 +2,15 @@
 import type { StorageArray } from "../core/dtype.ts";
 import { compile } from "../compile/background.ts";
 import { LoadedStep } from "../compile/load.ts";
-import { type StepInput, type StepSource, microbatchSizes, parameterSpecs } from "../compile/step.ts";
+import {
+  type SequenceParallel,
+  type StepInput,
+  type StepSource,
+  microbatchSizes,
+  parameterSpecs,
+} from "../compile/step.ts";
 import { type Graph, outputTypes } from "../ir/graph.ts";
+import { ratesOf } from "../passes/cost.ts";
 import type { Precision } from "../passes/precision.ts";
 import { forwardOn } from "../passes/schedules.ts";
 import { Tensor, type TensorContext } from "../tensor/tensor.ts";
@@ -18,6 +25,8 @@ export interface ForwardOptions {
   readonly batchSize: number;
   readonly microbatches?: number;
   readonly precision?: Precision;
+  /** As for trainStep(). */
+  readonly sequenceParallel?: SequenceParallel;
 }
 
 /** A compiled forward step. */
@@ -123,6 +132,8 @@ async function compileForward(
     stageOfBlock: placement.stages.stageOfBlock,
     parameterSpecs: parameterSpecs(source, (id) => placement.specOf(id)),
     usedSpecs: parameterSpecs(source, (id) => placement.usedSpec(placement.parameterOf(id))),
+    sequenceParallel: options.sequenceParallel ?? "auto",
+    rates: ratesOf(mesh.engine.kind),
     passes: { precision: options.precision ?? "f32" },
   });
   return new ForwardStep(new LoadedStep(mesh.engine, mesh.store, compiled), fields, options.batchSize);

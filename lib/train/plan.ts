@@ -20,11 +20,14 @@ export interface PlannedDevice extends DevicePlan {
 export class StepPlan {
   readonly devices: readonly PlannedDevice[];
   readonly mesh: string;
+  /** True where activations are split along their sequence over tp. */
+  readonly sequenceParallel: boolean;
   /** Paths of the blocks of each pipeline stage. */
   readonly stages: readonly (readonly string[])[];
 
   constructor(mesh: Mesh, compiled: CompiledStep, placement: Placement) {
     this.mesh = String(mesh.layout);
+    this.sequenceParallel = compiled.sequenceParallel;
     this.devices = compiled.devices.map((d) => {
       const parameterBytes = compiled.bindings[d.rank]!.reduce(
         (sum, id, i) => sum + (isState(id) ? 0 : compiled.bindingBytes[d.rank]![i]!),

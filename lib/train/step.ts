@@ -10,6 +10,7 @@ import { LoadedStep } from "../compile/load.ts";
 import { type PassOptions, timed } from "../compile/passes.ts";
 import {
   type CompiledStep,
+  type SequenceParallel,
   type StepInput,
   type StepOptions,
   type StepSource,
@@ -19,6 +20,7 @@ import {
 import { type Graph, outputTypes } from "../ir/graph.ts";
 import type { ValueSpec } from "../ir/spec.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
+import { ratesOf } from "../passes/cost.ts";
 import { stageDevices } from "../passes/schedule.ts";
 import { scheduleMaker } from "../passes/schedules.ts";
 import type { Precision } from "../passes/precision.ts";
@@ -63,6 +65,11 @@ export interface TrainStepOptions<Name extends string = string> {
   readonly clipNorm?: number;
   /** Of initial weights and dropout. */
   readonly seed?: number;
+  /**
+   * Sequence parallelism: activations split along their sequence over tp, between what tp splits otherwise; less memory,
+   * about as much traffic. "auto" (default): where it is estimated to be faster.
+   */
+  readonly sequenceParallel?: SequenceParallel;
   /** What the mesh's fsdp axis splits: 1 the optimizer's state, 2 gradients too, 3 (default) parameters too. */
   readonly zero?: ZeroLevel;
   /** Pipeline stage of a module path; balanced by cost when absent. */
@@ -251,6 +258,8 @@ export async function planTrainStep<Name extends string>(
     usedSpecs: parameterSpecs(step, (id) => placement.usedSpec(placement.parameterOf(id))),
     ...(placement.splitsGradients ? { cellSpecs: ofGradients((p) => placement.stateSpec(p)) } : {}),
     wantedSpecs: ofGradients((p) => placement.usedSpec(p)),
+    sequenceParallel: options.sequenceParallel ?? "auto",
+    rates: ratesOf(mesh.engine.kind),
     passes,
     refuseIdle: true,
   };
