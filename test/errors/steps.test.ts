@@ -29,7 +29,8 @@ async function stepOn(axes: Readonly<Record<string, number>>, changes: object = 
   (await smallStep(mesh, changes))[Symbol.dispose]();
 }
 
-describe("errors of training steps", () => {
+describe("errors of training steps", function () {
+  this.timeout(20_000);
   it("devices without work", async () => {
     const cases: readonly (readonly [Readonly<Record<string, number>>, object, RegExp])[] = [
       [{ dp: 5 }, {}, /dp=5: devices with dp=4 would have no work in the whole step; use dp=4 or less/],
