@@ -6,8 +6,8 @@ import { nearest } from "../core/nearest.ts";
 
 /** One flag. Its name is its key in the table, camelCase; `batchSize` is written `--batch-size`. */
 export interface Flag<T> {
-  /** `switch` takes no value, `one` takes one, `many` takes one or more and may be repeated. */
-  readonly kind: "switch" | "one" | "many";
+  /** `switch` takes no value, `one` takes one, `maybe` one or none, `many` takes one or more and may be repeated. */
+  readonly kind: "switch" | "one" | "maybe" | "many";
   readonly help: string;
   /** Placeholder of the value in the help. */
   readonly value: string;
@@ -30,11 +30,14 @@ export type FlagValues<Table extends FlagTable> = {
   readonly [Name in keyof Table]: Table[Name] extends Flag<infer T> ? T : never;
 };
 
+/** A flag as it was given: words of the command line, or a value of a config file. */
+export type GivenFlag = { readonly words: readonly string[] } | { readonly json: unknown };
+
 /** What a command line said. */
 export interface ParsedFlags<Table extends FlagTable> {
   readonly values: FlagValues<Table>;
-  /** Names of the flags given on the line or in the config file. */
-  readonly given: ReadonlySet<string>;
+  /** The flags given on the line or in the config file, by name. */
+  readonly given: ReadonlyMap<string, GivenFlag>;
   /** --help was asked for; nothing else was checked. */
   readonly help: boolean;
 }
@@ -99,6 +102,21 @@ export function textFlag<D extends string | undefined = undefined>(
     parse,
     fromJson,
   });
+}
+
+/** A text, or `true` for the flag without one. */
+export function maybeTextFlag(texts: Texts<undefined>): Flag<string | true | undefined> {
+  const parse = ([word]: readonly string[]) => (word === undefined ? true : word === "" ? undefined : word);
+  const fromJson = (value: unknown) =>
+    value === true || (typeof value === "string" && value !== "") ? value : undefined;
+  const kind = {
+    kind: "maybe",
+    value: texts.value ?? "[TEXT]",
+    expected: "a text or nothing",
+    parse,
+    fromJson,
+  } as const;
+  return flag<string | true, undefined>(kind, texts);
 }
 
 /** One or more texts; repeated flags add up. */
@@ -207,16 +225,53 @@ export function parseNumbers(value: unknown, count?: number): number[] | undefin
  */
 export function parseFlags<Table extends FlagTable>(table: Table, args: readonly string[]): ParsedFlags<Table> {
   const words = readLine(table, args);
-  if (words.help) return { values: valuesOf(table, new Map()), given: new Set(), help: true };
-  const values = words.config === undefined ? new Map<string, unknown>() : readConfig(table, words.config);
-  for (const [name, given] of words.byName) {
-    const known = table[name]!;
-    values.set(
-      name,
-      checked(`--${kebab(name)}`, known, given.join(" "), () => known.parse(given)),
-    );
+  if (words.help) return { values: valuesOf(table, new Map()), given: new Map(), help: true };
+  const given = words.config === undefined ? new Map<string, GivenFlag>() : readConfig(table, words.config);
+  const where = (name: string): string => (words.byName.has(name) ? "" : `--config ${words.config}, `);
+  for (const [name, list] of words.byName) given.set(name, { words: list });
+  return { values: valuesOf(table, readGiven(table, given, where)), given, help: false };
+}
+
+/**
+ * The values that flags have where those given before (to a run that is resumed) stand, unless they are given again.
+ * @throws {UsageError} as parseFlags() does; `source` names where the earlier ones come from.
+ */
+export function parseAgain<Table extends FlagTable>(
+  table: Table,
+  earlier: ReadonlyMap<string, GivenFlag>,
+  now: ReadonlyMap<string, GivenFlag>,
+  source: string,
+): FlagValues<Table> {
+  for (const name of earlier.keys()) {
+    if (!Object.hasOwn(table, name)) throw new UsageError(`${source}: unknown flag "${name}"`);
   }
-  return { values: valuesOf(table, values), given: new Set(values.keys()), help: false };
+  const where = (name: string): string => (now.has(name) ? "" : `${source}, `);
+  return valuesOf(table, readGiven(table, new Map([...earlier, ...now]), where));
+}
+
+function readGiven(
+  table: FlagTable,
+  given: ReadonlyMap<string, GivenFlag>,
+  where: (name: string) => string,
+): Map<string, unknown> {
+  const values = new Map<string, unknown>();
+  for (const [name, flag] of given) {
+    const known = table[name]!;
+    if ("words" in flag) {
+      const shown = flag.words.join(" ");
+      values.set(
+        name,
+        checked(`${where(name)}--${kebab(name)}`, known, shown, () => known.parse(flag.words)),
+      );
+    } else {
+      const shown = typeof flag.json === "string" ? flag.json : JSON.stringify(flag.json);
+      values.set(
+        name,
+        checked(`${where(name)}"${name}"`, known, shown, () => known.fromJson(flag.json)),
+      );
+    }
+  }
+  return values;
 }
 
 function valuesOf<Table extends FlagTable>(table: Table, values: ReadonlyMap<string, unknown>): FlagValues<Table> {
@@ -254,7 +309,7 @@ function readLine(table: FlagTable, args: readonly string[]): Line {
   );
   const help = { ...options.help, type: "boolean" as const, short: "h" };
   const parsed = {
-    args: [...args],
+    args: args.map((arg, i) => (isBare(table, names, arg, args[i + 1]) ? `${arg}=` : arg)),
     options: { ...options, help },
     strict: false,
     allowPositionals: true,
@@ -271,6 +326,12 @@ function readLine(table: FlagTable, args: readonly string[]): Line {
     else throw new UsageError("-- was not expected here");
   }
   return line;
+}
+
+/** True for a flag whose value may be left out, and is. */
+function isBare(table: FlagTable, names: ReadonlyMap<string, string>, arg: string, next: string | undefined): boolean {
+  const maybe = arg.startsWith("--") && table[names.get(arg.slice(2)) ?? ""]?.kind === "maybe";
+  return maybe && (next === undefined || next.startsWith("--"));
 }
 
 interface OptionToken {
@@ -297,6 +358,10 @@ function takeOption(
     else line.byName.set(names.get(name)!, []);
     return undefined;
   }
+  if (kind === "maybe") {
+    line.byName.set(names.get(name)!, value === "" || value === undefined ? [] : [value]);
+    return undefined;
+  }
   // A word that begins with -- is the next flag; a value that does so is written after an equals sign.
   if (value === undefined || (token.inlineValue !== true && value.startsWith("--"))) {
     throw new UsageError(`${rawName} needs a value`);
@@ -319,7 +384,7 @@ function unknownFlag(rawName: string, known: readonly string[]): UsageError {
   });
 }
 
-function readConfig(table: FlagTable, file: string): Map<string, unknown> {
+function readConfig(table: FlagTable, file: string): Map<string, GivenFlag> {
   let parsed: unknown;
   try {
     parsed = JSON.parse(readFileSync(file, "utf8"));
@@ -330,21 +395,16 @@ function readConfig(table: FlagTable, file: string): Map<string, unknown> {
   if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
     throw new UsageError(`--config ${file}: a JSON object of flags is expected`);
   }
-  const values = new Map<string, unknown>();
-  for (const [key, value] of Object.entries(parsed)) {
-    const known = Object.hasOwn(table, key) ? table[key] : undefined;
-    if (known === undefined) {
+  const given = new Map<string, GivenFlag>();
+  for (const [key, json] of Object.entries(parsed)) {
+    if (!Object.hasOwn(table, key)) {
       const close = nearest(key, Object.keys(table));
       const details = { key, nearest: close };
       throw new UsageError(`--config ${file}: unknown key "${key}"; the nearest is "${close}"`, { details });
     }
-    const shown = typeof value === "string" ? value : JSON.stringify(value);
-    values.set(
-      key,
-      checked(`--config ${file}, "${key}"`, known, shown, () => known.fromJson(value)),
-    );
+    given.set(key, { json });
   }
-  return values;
+  return given;
 }
 
 /** Help for a verb: what it does, an example, and its flags with their defaults. */

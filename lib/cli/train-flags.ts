@@ -6,6 +6,7 @@ import {
   choiceFlag,
   type FlagValues,
   integerFlag,
+  maybeTextFlag,
   numberFlag,
   parseNumbers,
   textFlag,
@@ -137,6 +138,26 @@ export const trainFlags = {
   }),
   clipNorm: numberFlag({ help: "bound of the gradient's norm; 0: none", min: 0, defaultText: PRESET }),
   seed: seedFlag,
+  checkpointEvery: integerFlag({
+    help: "steps between checkpoints, and one at the end; 0: only when interrupted",
+    min: 0,
+    default: 0,
+  }),
+  keep: integerFlag({ help: "checkpoints kept, the newest", min: 1, default: 3 }),
+  keepEvery: integerFlag({ help: "kept besides: those of steps that are a multiple of N", min: 1 }),
+  onCheckpointError: choiceFlag(["warn", "stop"], {
+    help: "when a checkpoint cannot be written: go on with a warning, or stop",
+    default: "warn",
+  }),
+  resume: maybeTextFlag({
+    help: "go on with a run: its folder, or one of its checkpoints; all flags as they were unless given again",
+    value: "[DIR]",
+    defaultText: "without DIR: --out, else the newest run with a checkpoint",
+  }),
+  onSpike: choiceFlag(["warn", "stop", "rollback"], {
+    help: "when the loss jumps: say so, stop, or go back to the last checkpoint and past the batch",
+    default: "warn",
+  }),
   out: textFlag({ help: "the run folder", value: "DIR", defaultText: "runs/<date>-<name>" }),
   log: logFlag,
 };

@@ -1,7 +1,7 @@
 // `meshwork train`: data, model, mesh, the training loop, evaluation, a sample, and the saved run.
 import type { TensorSource } from "../checkpoint/safetensors.ts";
 import type { StorageArray } from "../core/dtype.ts";
-import { NonFiniteError, PlanError } from "../core/errors.ts";
+import { NonFiniteError, PlanError, UsageError } from "../core/errors.ts";
 import { Generator } from "../evaluate/generate.ts";
 import { createSampler } from "../evaluate/sampler.ts";
 import type { LanguageModel } from "../nn/language-model.ts";
@@ -13,10 +13,13 @@ import type { TrainEvent } from "../train/events.ts";
 import { type ForwardStep, lossStep } from "../train/forward.ts";
 import { RunFolder } from "../train/run-folder.ts";
 import { type TrainStep, trainStep } from "../train/step.ts";
+import type { GivenFlag } from "./flags.ts";
 import { type CliIo, EXIT } from "./io.ts";
 import { createLog, type Log } from "./log.ts";
 import { refuseAxes } from "./mesh-flag.ts";
 import { type PreparedTraining, prepareTraining } from "./prepare-training.ts";
+import { findResumption, hasCheckpoints, type Resumption } from "./resume.ts";
+import { RunCheckpoints } from "./run-checkpoints.ts";
 import { runRecord } from "./run-record.ts";
 import type { TrainOptions } from "./train-flags.ts";
 
@@ -34,15 +37,31 @@ interface Run {
   readonly folder: RunFolder;
   readonly log: Log;
   readonly signal: AbortSignal;
+  readonly options: TrainOptions;
+  readonly given: ReadonlyMap<string, GivenFlag>;
+  /** The run that is gone on with. */
+  readonly resumption: Resumption | undefined;
   emit(event: TrainEvent): void;
 }
 
 /** Runs the verb; returns the exit code. */
-export async function runTrain(options: TrainOptions, io: CliIo): Promise<number> {
+export async function runTrain(
+  asked: TrainOptions,
+  io: CliIo,
+  givenNow: ReadonlyMap<string, GivenFlag> = new Map(),
+): Promise<number> {
+  const resumption = asked.resume === undefined ? undefined : await findResumption(asked, givenNow);
+  const { options, given } = resumption ?? { options: asked, given: givenNow };
+  if (resumption === undefined && options.out !== undefined && (await hasCheckpoints(options.out))) {
+    throw new UsageError(
+      `--out ${options.out}: it holds the checkpoints of a run; go on with it by --resume ${options.out}, or name another folder`,
+    );
+  }
   const prepared = await prepareTraining(options);
   const { settings } = prepared;
   refuseUnsupported(prepared);
-  await using folder = await RunFolder.create({ out: options.out, name: prepared.name });
+  const out = resumption?.runFolder ?? options.out;
+  await using folder = await RunFolder.create({ out, name: prepared.name });
   const log = createLog({ log: options.log, io, steps: settings.steps });
   const axes = Object.fromEntries(Object.entries(settings.mesh).filter(([, n]) => n > 1));
   try {
@@ -50,12 +69,23 @@ export async function runTrain(options: TrainOptions, io: CliIo): Promise<number
     const model =
       prepared.weightsFrom === undefined ? createModel(prepared.config) : await loadModel(prepared.weightsFrom);
     using step = await compileTraining(mesh, model, prepared);
-    await folder.writeRecord(await runRecord(prepared, { mesh: String(mesh.layout), devices: step.plan.devices }));
     const emit = (event: TrainEvent): void => {
       log.event(event);
       folder.metric(event);
     };
-    return await train({ prepared, model, mesh, step, folder, log, signal: io.signal, emit });
+    return await train({
+      prepared,
+      model,
+      mesh,
+      step,
+      folder,
+      log,
+      signal: io.signal,
+      options,
+      given,
+      resumption,
+      emit,
+    });
   } finally {
     log.close();
   }
@@ -91,6 +121,8 @@ function compileTraining(
 async function train(run: Run): Promise<number> {
   const { prepared, step, folder, log, signal, emit, model } = run;
   const { settings, dataset } = prepared;
+  await using checkpoints = await RunCheckpoints.open(run, run.resumption);
+  await folder.writeRecord(await runRecord(prepared, { mesh: String(run.mesh.layout), devices: step.plan.devices }));
   emit({
     type: "plan",
     devices: step.plan.devices.map((d) => ({ ...d })),
@@ -103,18 +135,15 @@ async function train(run: Run): Promise<number> {
   const wantsSample = prepared.data.tokenizer !== undefined;
   if (wantsSample) await generator.prepare(Math.min(model.config.maxPositions, sampleTokens));
   const rate = learningRates(prepared);
-  let loss = Number.NaN;
-  let skipped = 0;
+  await checkpoints.begin();
   while (step.step < settings.steps && !signal.aborted) {
-    const batch = dataset.batch(step.step);
+    const batch = dataset.batchAt(checkpoints.position);
     const result = await step.run(
       { inputs: batch.inputs, targets: batch.targets },
       { learningRate: rate(step.step + 1) },
     );
-    const { seconds, gradNorm, learningRate } = result;
-    loss = result.loss;
+    const { loss, seconds, gradNorm, learningRate } = result;
     const tokens = settings.batchSize * settings.seqLen;
-    skipped = result.nonFinite === undefined ? 0 : skipped + 1;
     if (result.nonFinite !== undefined) {
       log.note(`step ${result.step}: the gradient of ${result.nonFinite} is not finite; weights are left as they are`);
     }
@@ -127,29 +156,40 @@ async function train(run: Run): Promise<number> {
       tokens,
       seconds,
       tokensPerSecond: tokens / seconds,
-      ...(result.nonFinite === undefined ? {} : { skipped: true }),
+      ...(result.nonFinite === undefined ? {} : { skipped: true, module: result.nonFinite }),
     });
-    if (skipped >= mostSkipped) {
+    await checkpoints.after(result);
+    if (checkpoints.skipped >= mostSkipped) {
+      if (run.options.onSpike === "rollback") {
+        await checkpoints.rollBack(result.step);
+        continue;
+      }
       await save(run);
       throw new NonFiniteError(
-        `the gradient was not finite in ${skipped} steps in a row, last in step ${result.step} (${result.nonFinite}); ` +
+        `the gradient was not finite in ${checkpoints.skipped} steps in a row, last in step ${result.step} (${result.nonFinite}); ` +
           "a smaller --learning-rate or --clip-norm may help; the weights before are saved",
         { details: { step: result.step, module: result.nonFinite } },
       );
     }
     const due = settings.evalEvery > 0 && step.step % settings.evalEvery === 0;
     if (evaluation && due && step.step < settings.steps && !signal.aborted) await evaluate(run, evaluation);
+    await checkpoints.saveIfDue();
   }
   if (signal.aborted) {
+    await checkpoints.save({ wait: true });
     await save(run);
-    log.note(`interrupted after step ${step.step}; the model is saved in ${folder.modelPath}`);
+    log.note(
+      `interrupted after step ${step.step}; the model is saved in ${folder.modelPath}; ` +
+        `go on with: meshwork train --resume ${folder.path}`,
+    );
     await folder.flush();
     return EXIT.interrupted;
   }
   if (evaluation) await evaluate(run, evaluation);
+  if (run.options.checkpointEvery > 0) await checkpoints.save({ wait: true });
   await save(run);
   if (wantsSample) await sample(run, generator);
-  emit({ type: "done", steps: step.step, loss, out: folder.path });
+  emit({ type: "done", steps: step.step, loss: checkpoints.loss, out: folder.path });
   await folder.flush();
   return EXIT.done;
 }

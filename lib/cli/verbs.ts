@@ -2,7 +2,7 @@
 import { AbortedError, MeshworkError, UsageError } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
 import { doctorFlags } from "./doctor-flags.ts";
-import { type FlagTable, type FlagValues, helpText, parseFlags } from "./flags.ts";
+import { type FlagTable, type FlagValues, type GivenFlag, helpText, parseFlags } from "./flags.ts";
 import { generateFlags } from "./generate-flags.ts";
 import { type CliIo, EXIT } from "./io.ts";
 import { trainFlags } from "./train-flags.ts";
@@ -14,13 +14,20 @@ interface Verb {
   run(args: readonly string[], io: CliIo): Promise<number>;
 }
 
+/** A verb's code; `given` holds the flags as they were given. */
+type RunVerb<Table extends FlagTable> = (
+  options: FlagValues<Table>,
+  io: CliIo,
+  given: ReadonlyMap<string, GivenFlag>,
+) => Promise<number>;
+
 interface VerbParts<Table extends FlagTable> {
   readonly name: string;
   readonly summary: string;
   readonly examples: readonly string[];
   readonly flags: Table;
   /** Loads the verb's code only when it runs. */
-  readonly load: () => Promise<(options: FlagValues<Table>, io: CliIo) => Promise<number>>;
+  readonly load: () => Promise<RunVerb<Table>>;
 }
 
 function verb<Table extends FlagTable>(parts: VerbParts<Table>): Verb {
@@ -29,13 +36,13 @@ function verb<Table extends FlagTable>(parts: VerbParts<Table>): Verb {
     summary: parts.summary,
     help,
     async run(args, io) {
-      const { values, help: asked } = parseFlags(parts.flags, args);
+      const { values, given, help: asked } = parseFlags(parts.flags, args);
       if (asked) {
         io.stdout.write(help);
         return EXIT.done;
       }
       const run = await parts.load();
-      return run(values, io);
+      return run(values, io, given);
     },
   };
 }

@@ -31,7 +31,7 @@ export interface SpikeEvent {
   readonly type: "spike";
   readonly step: number;
   readonly loss: number;
-  /** The median of the losses before. */
+  /** The median of the losses just before. */
   readonly usual: number;
   /** The parameter whose gradient grew most. */
   readonly module: string;

@@ -14,8 +14,6 @@ export interface RunFolderOptions {
   readonly name: string;
   /** The time in that name. */
   readonly now?: Date;
-  /** Goes on with the run in the folder: what its metrics say of steps up to this one stays. */
-  readonly resumedAt?: number | undefined;
 }
 
 /** A model to save. */
@@ -32,14 +30,13 @@ export class RunFolder implements AsyncDisposable {
   /** The Hugging Face folder in it. */
   readonly modelPath: string;
   readonly #metrics: LineWriter;
-  readonly #resumedAt: number | undefined;
+  #resumedAt: number | undefined;
   /** Files and folders that this run made, outermost first. */
   readonly #made: readonly string[];
   #used = false;
 
-  private constructor(folder: string, metrics: LineWriter, made: readonly string[], resumedAt: number | undefined) {
+  private constructor(folder: string, metrics: LineWriter, made: readonly string[]) {
     this.path = folder;
-    this.#resumedAt = resumedAt;
     this.#made = made;
     this.modelPath = path.join(folder, "model");
     this.#metrics = metrics;
@@ -58,7 +55,7 @@ export class RunFolder implements AsyncDisposable {
       );
       const handle = await open(file, "a");
       if (!known) made.push(file);
-      return new RunFolder(folder, new LineWriter(file, handle), made, options.resumedAt);
+      return new RunFolder(folder, new LineWriter(file, handle), made);
     } catch (cause) {
       await removeMade(made);
       throw fileError(folder, cause);
@@ -69,6 +66,11 @@ export class RunFolder implements AsyncDisposable {
   async writeRecord(record: Readonly<Record<string, unknown>>): Promise<void> {
     await this.#begin();
     await writeTextAtomically(path.join(this.path, "run.json"), `${JSON.stringify(record, undefined, 2)}\n`);
+  }
+
+  /** Goes on with the run in the folder: what its metrics say of steps up to this one stays. Before anything is written. */
+  resumeAt(step: number): void {
+    this.#resumedAt = step;
   }
 
   /** Clears what an earlier run left, before this one's first file. */
@@ -157,21 +159,28 @@ async function removeMade(made: readonly string[]): Promise<void> {
 const FLUSH_LINES = 64;
 const FLUSH_MS = 1000;
 
-/** Bytes of the lines before the first that is about a later step, ends a run, or is no whole line of JSON. */
+/** Bytes of the lines up to the last one about a step, and those about it or earlier ones that follow. */
 function linesUpTo(text: string, step: number): number {
-  let bytes = 0;
-  for (const line of text.split("\n").slice(0, -1)) {
-    let event: unknown;
-    try {
-      event = JSON.parse(line);
-    } catch {
-      break;
-    }
-    if (!isJsonObject(event) || event.type === "done" || event.type === "sample") break;
-    if (typeof event.step === "number" && event.step > step) break;
-    bytes += Buffer.byteLength(line) + 1;
+  const lines = text.split("\n").slice(0, -1);
+  const events = lines.map(eventOf);
+  let end = events.findLastIndex((event) => event?.type === "step" && event.step === step) + 1;
+  while (end < lines.length && belongsTo(events[end], step)) end++;
+  return lines.slice(0, end).reduce((bytes, line) => bytes + Buffer.byteLength(line) + 1, 0);
+}
+
+function belongsTo(event: JsonObject | undefined, step: number): boolean {
+  if (event === undefined || event.type === "done" || event.type === "sample") return false;
+  return typeof event.step !== "number" || event.step <= step;
+}
+
+/** A line's object; undefined for what a crash has left of one. */
+function eventOf(line: string): JsonObject | undefined {
+  try {
+    const event: unknown = JSON.parse(line);
+    return isJsonObject(event) ? event : undefined;
+  } catch {
+    return undefined;
   }
-  return bytes;
 }
 
 /** Appends lines in batches, in order. */

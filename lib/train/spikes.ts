@@ -7,14 +7,14 @@ export interface SpikeOptions {
   readonly window?: number;
   /** Fewer losses than this are no ground to judge by. Default: 16. */
   readonly least?: number;
-  /** Distance from the median, in standard deviations (estimated robustly). Default: 8. */
+  /** Distance from the usual loss, in standard deviations of the steps between losses (estimated robustly). Default: 8. */
   readonly deviations?: number;
 }
 
 /** A loss that stands out. */
 export interface Spike {
   readonly loss: number;
-  /** The median of the losses before. */
+  /** The median of the losses just before. */
   readonly usual: number;
   /** The parameter whose gradient grew most against its own past. */
   readonly module: string;
@@ -22,6 +22,8 @@ export interface Spike {
 
 /** A normal distribution's standard deviation over its median absolute deviation. */
 const madFactor = 1.4826;
+/** How many of the last losses say what is usual. */
+const recent = 9;
 /** Losses nearer to the median than this share of it are never spikes. */
 const leastShare = 0.05;
 /** Weight of the past in the mean of a parameter's gradient norms. */
@@ -56,8 +58,9 @@ export class SpikeDetector {
   /** Judges a step's loss by those before, then remembers it. Losses that are not finite are left out. */
   watch(loss: number, gradNorms: () => ReadonlyMap<string, number>): Spike | undefined {
     if (!Number.isFinite(loss)) return undefined;
-    const usual = median(this.#losses);
-    const spread = median(this.#losses.map((l) => Math.abs(l - usual))) * madFactor;
+    // Losses fall: those just before are the measure, and how far one lies from the next tells the noise.
+    const usual = median(this.#losses.slice(-recent));
+    const spread = median(this.#losses.slice(1).map((l, i) => Math.abs(l - this.#losses[i]!))) * madFactor;
     const limit = Math.max(this.#deviations * spread, leastShare * Math.abs(usual));
     const norms = gradNorms();
     const spike =
