@@ -1,7 +1,7 @@
 // `meshwork train`: data, model, mesh, the training loop, evaluation, a sample, and the saved run.
 import type { TensorSource } from "../checkpoint/safetensors.ts";
 import type { StorageArray } from "../core/dtype.ts";
-import { NonFiniteError, PlanError, UsageError } from "../core/errors.ts";
+import { AbortedError, NonFiniteError, PlanError, UsageError } from "../core/errors.ts";
 import { Generator } from "../evaluate/generate.ts";
 import { createSampler } from "../evaluate/sampler.ts";
 import type { LanguageModel } from "../nn/language-model.ts";
@@ -138,10 +138,11 @@ async function train(run: Run): Promise<number> {
   await checkpoints.begin();
   while (step.step < settings.steps && !signal.aborted) {
     const batch = dataset.batchAt(checkpoints.position);
-    const result = await step.run(
-      { inputs: batch.inputs, targets: batch.targets },
-      { learningRate: rate(step.step + 1) },
+    const result = await unlessAborted(
+      step.run({ inputs: batch.inputs, targets: batch.targets }, { learningRate: rate(step.step + 1), signal }),
+      signal,
     );
+    if (result === undefined) break;
     const { loss, seconds, gradNorm, learningRate } = result;
     const tokens = settings.batchSize * settings.seqLen;
     if (result.nonFinite !== undefined) {
@@ -192,6 +193,16 @@ async function train(run: Run): Promise<number> {
   emit({ type: "done", steps: step.step, loss: checkpoints.loss, out: folder.path });
   await folder.flush();
   return EXIT.done;
+}
+
+/** What a promise gives, or undefined where the signal gave it up. */
+async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T | undefined> {
+  try {
+    return await promise;
+  } catch (error) {
+    if (error instanceof AbortedError && signal.aborted) return undefined;
+    throw error;
+  }
 }
 
 function countParameters(model: LanguageModel): number {

@@ -27,10 +27,13 @@ export class LoadedStep implements Disposable {
     this.#executable.bind(buffersOf(store, bindings));
   }
 
-  /** Runs once with all inputs given by name; resolves with the results by name. */
-  async run(inputs: Readonly<Record<string, ArrayLike<number>>>): Promise<Map<string, StorageArray>> {
+  /** Runs once with all inputs given by name; resolves with the results by name. `signal` as for Executable.run(). */
+  async run(
+    inputs: Readonly<Record<string, ArrayLike<number>>>,
+    signal?: AbortSignal,
+  ): Promise<Map<string, StorageArray>> {
     for (const entry of this.compiled.inputs) this.#fill(entry, entry.values ?? inputs[entry.name]);
-    const bytes = await this.#executable.run();
+    const bytes = await this.#executable.run(signal);
     return new Map(
       this.compiled.outputs.map((e) => {
         const count = e.shape.reduce((a, b) => a * b, 1);

@@ -15,6 +15,12 @@ export function expectFunction(what: string, value: unknown): void {
   if (typeof value !== "function") throw new ConfigError(`${what} must be a function, not ${describe(value)}`);
 }
 
+/** Throws ConfigError for what is neither an AbortSignal nor undefined. */
+export function expectSignal(value: unknown): void {
+  if (value === undefined || value instanceof AbortSignal) return;
+  throw new ConfigError(`signal must be an AbortSignal, not ${describe(value)}`);
+}
+
 /** Throws ConfigError for what is no whole number within bounds. */
 export function expectInteger(what: string, value: unknown, min: number, max = Number.MAX_SAFE_INTEGER): void {
   if (typeof value === "number" && Number.isInteger(value) && value >= min && value <= max) return;

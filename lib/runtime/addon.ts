@@ -132,7 +132,8 @@ export interface Native extends CheckpointNative {
   ): ExecutableHandle;
   executableBind(engine: EngineHandle, executable: ExecutableHandle, buffers: readonly Int32Array[]): void;
   executableFree(engine: EngineHandle, executable: ExecutableHandle): void;
-  run(engine: EngineHandle, executable: ExecutableHandle, inputs: HostView): Promise<Uint8Array>;
+  run(engine: EngineHandle, executable: ExecutableHandle, inputs: HostView, ticket: number): Promise<Uint8Array>;
+  cancel(engine: EngineHandle, ticket: number, reason: string): boolean;
   abort(engine: EngineHandle, reason: string): void;
   busy(engine: EngineHandle): boolean;
   setProfiling(engine: EngineHandle, on: boolean): void;
@@ -306,10 +307,24 @@ export function executableFree(engine: EngineHandle, executable: ExecutableHandl
 
 /**
  * Queues a run; `inputs` (exactly the executable's input bytes) are copied at the call. Resolves with the output bytes.
- * When a run fails, those queued behind it are aborted too; the engine is then ready for more.
+ * When a run fails, those queued behind it are aborted too; the engine is then ready for more. A ticket other than 0 names
+ * it for cancel().
  */
-export function run(engine: EngineHandle, executable: ExecutableHandle, inputs: HostView): Promise<Uint8Array> {
-  return settle((a) => a.run(engine, executable, inputs));
+export function run(
+  engine: EngineHandle,
+  executable: ExecutableHandle,
+  inputs: HostView,
+  ticket = 0,
+): Promise<Uint8Array> {
+  return settle((a) => a.run(engine, executable, inputs, ticket));
+}
+
+/**
+ * Gives up a run that is on or queued: it rejects with AbortedError, has changed no bound buffer, and those behind it go on.
+ * False when it is too late: it is over, or has begun to write bound buffers and goes on to its end.
+ */
+export function cancel(engine: EngineHandle, ticket: number, reason: string): boolean {
+  return call((a) => a.cancel(engine, ticket, reason));
 }
 
 /** Aborts the run that is on and those queued: they reject with AbortedError. Nothing when idle. */

@@ -1,6 +1,6 @@
 // An engine: the devices of one mesh, their buffers, and the compiled steps loaded on them.
 import type { StorageArray } from "../core/dtype.ts";
-import { DeviceError } from "../core/errors.ts";
+import { AbortedError, DeviceError } from "../core/errors.ts";
 import * as addon from "./addon.ts";
 
 /** Kinds of devices: `null` checks and counts programs but computes nothing. */
@@ -26,12 +26,20 @@ export interface LoadRequest {
   readonly outputBytes: number;
 }
 
+/** Tickets are int32. */
+const maxTicket = 2 ** 31 - 1;
+
+function abortedError(signal: AbortSignal): AbortedError {
+  return new AbortedError("the run was given up: its signal is aborted", { cause: signal.reason });
+}
+
 /** The devices of a mesh. */
 export class Engine implements Disposable {
   readonly devices: number;
   readonly kind: DeviceKind;
   readonly #handle: addon.EngineHandle;
   #open = true;
+  #tickets = 0;
 
   constructor(settings: EngineSettings) {
     this.devices = settings.devices;
@@ -100,6 +108,15 @@ export class Engine implements Disposable {
     );
   }
 
+  /** A number for one run, by which it can be cancelled. */
+  newTicket(): number {
+    this.#tickets = (this.#tickets % maxTicket) + 1;
+    return this.#tickets;
+  }
+  /** Gives up a run that has changed nothing yet; false when it is too late. */
+  cancel(ticket: number): boolean {
+    return this.#open && addon.cancel(this.#handle, ticket, "the run was given up");
+  }
   /** Aborts the run that is on and those queued. */
   abort(reason: string): void {
     addon.abort(this.handle, reason);
@@ -139,10 +156,29 @@ export class Executable implements Disposable {
     this.inputs = new Uint8Array(inputBytes);
   }
 
-  /** Runs once; the inputs are copied at the call. Resolves with the output staging. */
-  run(): Promise<Uint8Array> {
+  /**
+   * Runs once; the inputs are copied at the call. Resolves with the output staging. When the signal fires, rejects with
+   * AbortedError as soon as every device has come to the end of its kernel, and no bound buffer is changed; a run that has
+   * begun to change them goes on to its end.
+   */
+  async run(signal?: AbortSignal): Promise<Uint8Array> {
     if (!this.#live) throw new DeviceError("the executable is disposed");
-    return addon.run(this.#engine.handle, this.#handle, this.inputs);
+    if (!signal) return addon.run(this.#engine.handle, this.#handle, this.inputs);
+    if (signal.aborted) throw abortedError(signal);
+    const ticket = this.#engine.newTicket();
+    let cancelled = false;
+    const onAbort = (): void => {
+      cancelled = this.#engine.cancel(ticket);
+    };
+    const done = addon.run(this.#engine.handle, this.#handle, this.inputs, ticket);
+    signal.addEventListener("abort", onAbort);
+    try {
+      return await done;
+    } catch (error) {
+      throw cancelled ? abortedError(signal) : error;
+    } finally {
+      signal.removeEventListener("abort", onAbort);
+    }
   }
 
   /** Binds other buffers, from the next run on. */

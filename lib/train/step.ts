@@ -2,7 +2,7 @@
 import os from "node:os";
 import { setImmediate } from "node:timers/promises";
 import type { CheckpointState, StateTensor } from "../checkpoint/state.ts";
-import { expectNotNegative } from "../core/check.ts";
+import { expectNotNegative, expectSignal } from "../core/check.ts";
 import { AbortedError, PlanError } from "../core/errors.ts";
 import type { JsonObject } from "../core/json.ts";
 import { compile } from "../compile/background.ts";
@@ -135,11 +135,13 @@ export class TrainStep<Name extends string = string> implements Disposable {
 
   /**
    * Runs one step on a whole batch. Rejects with DataError or ShapeError for a batch that is not as its fields say, and with
-   * AbortedError when the signal has fired before the step begins.
+   * AbortedError when the signal fires before the update has begun: at once, within the kernels that are running, with
+   * weights, optimizer state and `step` as they were. An update that has begun is carried through, and the step resolves.
    */
   async run(batch: BatchData<Name>, options: StepCallOptions = {}): Promise<StepResult> {
     const { optimizer, seed = 0, batchSize } = this.#options;
     const { signal } = options;
+    expectSignal(signal);
     if (signal?.aborted)
       throw new AbortedError("the step was not begun: its signal is aborted", { cause: signal.reason });
     const step = this.step + 1;
@@ -156,7 +158,7 @@ export class TrainStep<Name extends string = string> implements Disposable {
       inputs[name] = [scalars[i]!];
     });
     const began = performance.now();
-    const results = await this.#loaded.run(inputs);
+    const results = await this.#loaded.run(inputs, signal);
     this.step = step;
     const terms = Object.fromEntries(this.#source.terms.map((t) => [t, results.get(`loss ${t}`)![0]!]));
     const gradNorm = results.get("gradNorm")![0]!;

@@ -179,12 +179,21 @@ Napi::Value executableFree(const Args& args) {
   return args.env().Undefined();
 }
 
-// run(engine, executable, inputs): Promise<Uint8Array>
+// run(engine, executable, inputs, ticket): Promise<Uint8Array>
 Napi::Value run(const Args& args) {
   const int32_t executable = args.handle(1, "executable");
+  const auto ticket = static_cast<int32_t>(args.integer(3, "ticket", 0, INT32_MAX));
   const ViewBytes view = args.view(2, "inputs");
   const std::shared_ptr<Engine> engine = engineOf(args);
-  return promise(args, [&](Engine::Completion done) { return engine->run(executable, copyOf(view), std::move(done)); });
+  return promise(
+      args, [&](Engine::Completion done) { return engine->run(executable, copyOf(view), ticket, std::move(done)); });
+}
+
+// cancel(engine, ticket, reason): boolean
+Napi::Value cancel(const Args& args) {
+  const auto ticket = static_cast<int32_t>(args.integer(1, "ticket", 0, INT32_MAX));
+  const std::string reason = args.string(2, "reason");
+  return Napi::Boolean::New(args.env(), engineOf(args)->cancel(ticket, reason));
 }
 
 // abort(engine, reason)
@@ -295,6 +304,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add<executableFree>(exports, "executableFree");
   add<run>(exports, "run");
   add<abortRuns>(exports, "abort");
+  add<cancel>(exports, "cancel");
   add<busy>(exports, "busy");
   add<setProfiling>(exports, "setProfiling");
   add<stats>(exports, "stats");

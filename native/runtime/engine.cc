@@ -47,6 +47,8 @@ struct Engine::Job {
   Completion done;
   std::chrono::steady_clock::time_point begin;
   bool profiling = false;
+  int32_t ticket = 0;
+  std::atomic<Fate> fate{Fate::open};
 };
 
 struct Engine::Device {
@@ -379,7 +381,7 @@ void Engine::adoptArenas() {
   }
 }
 
-Status Engine::run(int32_t handle, Bytes input, Completion done) {
+Status Engine::run(int32_t handle, Bytes input, int32_t ticket, Completion done) {
   const std::shared_ptr<Executable> executable = executables_.find(handle);
   if (executable == nullptr) return stale("executable", handle);
   if (input.size != executable->inputBytes) {
@@ -406,6 +408,7 @@ Status Engine::run(int32_t handle, Bytes input, Completion done) {
   job->output = Bytes{std::make_unique<std::byte[]>(size), executable->outputBytes};
   job->done = std::move(done);
   job->profiling = profiling_.load();
+  job->ticket = ticket;
   enqueue(std::move(job));
   return Status();
 }
@@ -413,6 +416,27 @@ Status Engine::run(int32_t handle, Bytes input, Completion done) {
 void Engine::abort(const std::string& reason) {
   const std::lock_guard lock(mutex_);
   if (current_ != nullptr) communicator_->fail(Status(Code::aborted, reason));
+}
+
+bool Engine::cancel(int32_t ticket, const std::string& reason) {
+  const Status aborted(Code::aborted, reason);
+  std::unique_ptr<Job> waiting;
+  {
+    const std::lock_guard lock(mutex_);
+    if (current_ == nullptr || ticket == 0) return false;
+    if (current_->ticket == ticket) {
+      Fate found = Fate::open;
+      if (!current_->fate.compare_exchange_strong(found, Fate::cancelled)) return false;
+      communicator_->fail(aborted);
+      return true;
+    }
+    const auto at = std::find_if(queue_.begin(), queue_.end(), [&](const auto& job) { return job->ticket == ticket; });
+    if (at == queue_.end()) return false;
+    waiting = std::move(*at);
+    queue_.erase(at);
+  }
+  waiting->done(aborted, Bytes{});
+  return true;
 }
 
 bool Engine::busy() const {
@@ -459,7 +483,7 @@ void Engine::loop(Device& device) {
   }
 }
 
-Status Engine::execute(Device& device, const Job& job) {
+Status Engine::execute(Device& device, Job& job) {
   device.profile.clear();
   if (job.executable == nullptr) {
     if (job.each) {
@@ -477,6 +501,7 @@ Status Engine::execute(Device& device, const Job& job) {
   run.buffers = job.buffers[d];
   run.input = job.input.data.get();
   run.output = job.output.data.get();
+  run.fate = &job.fate;
   run.unbuffered = options_.unbuffered;
   run.begin = job.begin;
   run.profile = job.profiling ? &device.profile : nullptr;
@@ -484,7 +509,7 @@ Status Engine::execute(Device& device, const Job& job) {
 }
 
 // On the thread of the last device: takes the run's result, starts the next run, then completes. A failed run takes
-// those queued behind it along.
+// those queued behind it along, one that was cancelled does not.
 void Engine::finish() {
   std::vector<std::unique_ptr<Job>> over;
   Status status;
@@ -494,8 +519,9 @@ void Engine::finish() {
     const Status left = communicator_->reset();
     if (status.ok()) status = left;
     updateStats(*current_);
+    const bool alone = status.ok() || current_->fate.load() == Fate::cancelled;
     over.push_back(std::move(current_));
-    if (!status.ok()) {
+    if (!alone) {
       std::move(queue_.begin(), queue_.end(), std::back_inserter(over));
       queue_.clear();
     }

@@ -83,8 +83,12 @@ class Engine {
   Status bind(int32_t executable, std::span<const std::span<const int32_t>> buffers);
   Status freeExecutable(int32_t executable);
 
-  // Queues a run. `done` comes exactly once if and only if the result is ok.
-  Status run(int32_t executable, Bytes input, Completion done);
+  // Queues a run. `done` comes exactly once if and only if the result is ok. `ticket` names it for cancel(); 0: no
+  // name.
+  Status run(int32_t executable, Bytes input, int32_t ticket, Completion done);
+  // Gives up a run that is on or queued, unless it has begun to write bound buffers: it completes with `aborted` and
+  // has changed nothing; those queued behind it go on. False when it is too late.
+  bool cancel(int32_t ticket, const std::string& reason);
   // Stops the run that is on, and those queued behind it.
   void abort(const std::string& reason);
   bool busy() const;
@@ -102,7 +106,7 @@ class Engine {
   Engine(const EngineOptions& options, std::shared_ptr<Backend> backend, int threads);
   void start();
   void loop(Device& device);
-  Status execute(Device& device, const Job& job);
+  Status execute(Device& device, Job& job);
   void enqueue(std::unique_ptr<Job> job);
   void dispatch();
   void finish();

@@ -55,7 +55,7 @@ Status Executor::segment(const Action& action) {
   const int tableCount = static_cast<int>(program.table.size()) - action.table;
   for (int i = segment.begin; i < segment.end; ++i) {
     const Instruction& next = program.instructions[static_cast<size_t>(i)];
-    if (communicator_.failed()) return Status(Code::aborted, "the run was aborted");
+    if (communicator_.failed() || (next.keeps && !commit())) return Status(Code::aborted, "the run was aborted");
     const char* label = program.labelOf(next);
     communicator_.progress(device_, label);
     ++counters_.instructions[static_cast<size_t>(next.op)];
@@ -70,6 +70,12 @@ Status Executor::segment(const Action& action) {
     if (!status.ok()) return status;
   }
   return Status();
+}
+
+// False when the run was cancelled before any device came to this.
+bool Executor::commit() {
+  Fate found = Fate::open;
+  return run_->fate->compare_exchange_strong(found, Fate::committed) || found == Fate::committed;
 }
 
 Operand Executor::operand(const OperandRef& ref) const {

@@ -1,5 +1,6 @@
 // Runs a program on one device: the loop over its actions.
 #pragma once
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <span>
@@ -34,6 +35,10 @@ struct ProfileEvent {
   double end = 0;
 };
 
+// Whether a run may still be given up: not once any device writes what outlives the run, so that a run changes all of
+// its bound buffers or none.
+enum class Fate : int { open, committed, cancelled };
+
 // One device's view of a run.
 struct DeviceRun {
   const Program* program = nullptr;
@@ -42,6 +47,7 @@ struct DeviceRun {
   std::span<std::byte* const> buffers;
   const std::byte* input = nullptr;
   std::byte* output = nullptr;
+  std::atomic<Fate>* fate = nullptr;
   bool unbuffered = false;
   std::chrono::steady_clock::time_point begin;
   std::vector<ProfileEvent>* profile = nullptr;  // null: none wanted
@@ -61,6 +67,7 @@ class Executor {
  private:
   Status action(const Action& action);
   Status segment(const Action& action);
+  bool commit();
   void kernel(const Instruction& instruction, const int32_t* table, int tableCount);
   Status collective(const Instruction& instruction, const int32_t* table);
   Status transfer(const Action& action);

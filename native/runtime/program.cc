@@ -161,6 +161,9 @@ class Decoder {
         words_.take("an instruction's attributes", static_cast<size_t>(in.attrCount));
     program_.attrs.insert(program_.attrs.end(), attrs.begin(), attrs.end());
     program_.maxOperands = std::max(program_.maxOperands, in.inputs + in.outputs);
+    for (size_t i = static_cast<size_t>(in.operands + in.inputs); i < program_.operands.size(); ++i) {
+      in.keeps = in.keeps || program_.operands[i].region >= kBuffers;
+    }
     if (!isCollective(in.op)) {
       in.kernel = backend_.findKernel(in.op);
       if (in.kernel == nullptr && missing_.ok()) {

@@ -34,6 +34,7 @@ struct Instruction {
   int attrs = 0;     // index of the first in Program::attrs
   int attrCount = 0;
   int label = -1;                  // index in Program::labels, or -1
+  bool keeps = false;              // writes a bound buffer, which outlives the run
   const Kernel* kernel = nullptr;  // null for collectives
 };
 

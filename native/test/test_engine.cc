@@ -35,16 +35,17 @@ class Fixture {
     if (!status.ok()) test::fail(__FILE__, __LINE__, status.message());
     return executable;
   }
-  std::future<Outcome> start(int32_t executable, const std::vector<float>& input) {
+  std::future<Outcome> start(int32_t executable, const std::vector<float>& input, int32_t ticket = 0) {
     auto promise = std::make_shared<std::promise<Outcome>>();
     const auto size = static_cast<int64_t>(input.size() * sizeof(float));
     Bytes bytes{std::make_unique<std::byte[]>(static_cast<size_t>(size)), size};
     if (size > 0) std::memcpy(bytes.data.get(), input.data(), static_cast<size_t>(size));
-    const Status status = engine->run(executable, std::move(bytes), [promise](const Status& result, Bytes output) {
-      Outcome outcome{result, std::vector<float>(static_cast<size_t>(output.size) / sizeof(float))};
-      if (output.size > 0) std::memcpy(outcome.output.data(), output.data.get(), static_cast<size_t>(output.size));
-      promise->set_value(std::move(outcome));
-    });
+    const Status status =
+        engine->run(executable, std::move(bytes), ticket, [promise](const Status& result, Bytes output) {
+          Outcome outcome{result, std::vector<float>(static_cast<size_t>(output.size) / sizeof(float))};
+          if (output.size > 0) std::memcpy(outcome.output.data(), output.data.get(), static_cast<size_t>(output.size));
+          promise->set_value(std::move(outcome));
+        });
     if (!status.ok()) promise->set_value(Outcome{status, {}});
     return promise->get_future();
   }
@@ -317,6 +318,38 @@ TEST(engine_options) {
   options.backend = "cpu";
   options.devices = 0;
   CHECK(Engine::open(options, &engine).code() == Code::invalidArgument);
+}
+
+// A run that adds 1 to a bound buffer after much other work.
+std::vector<Words> lateWrite(int repeats) {
+  ProgramSource p;
+  const int32_t v = p.view(DType::f32, {4});
+  p.buffers = {16};
+  p.segment({instruction(Op::copy, {{0, 0, v}}, {{0, 1, v}}, {}, -1)});
+  p.segment({instruction(Op::copy, {{0, 0, v}}, {{kBuffers, 0, v}}, {}, -1)});
+  p.feed(0, 0, 16);
+  for (int i = 0; i < repeats; ++i) p.run(0);
+  p.run(1);
+  return {p.words()};
+}
+
+TEST(engine_cancelled_runs_write_nothing_and_leave_the_others) {
+  Fixture f(1);
+  int32_t buffer = 0;
+  CHECK(f.engine->allocate(0, 16, &buffer).ok());
+  const int32_t slow = f.load(lateWrite(20000), 16, 0, {{buffer}});
+  const std::vector<float> one(4, 1.0F), two(4, 2.0F), three(4, 3.0F);
+  auto first = f.start(slow, one, 1), second = f.start(slow, two, 2), third = f.start(slow, three, 3);
+  CHECK(f.engine->cancel(2, "enough"));
+  CHECK(f.engine->cancel(1, "enough"));
+  CHECK(!f.engine->cancel(2, "again"));
+  CHECK(first.get().status.code() == Code::aborted);
+  CHECK(second.get().status.code() == Code::aborted);
+  CHECK(third.get().status.ok());
+  CHECK(!f.engine->cancel(3, "too late"));
+  float kept[4] = {};
+  CHECK(f.engine->read(buffer, 0, reinterpret_cast<std::byte*>(kept), 16).ok());
+  CHECK(kept[3] == 3.0F);
 }
 
 }  // namespace

@@ -191,7 +191,7 @@ TEST(program_mutations) {
     std::atomic<bool> done = false;
     Bytes input{std::make_unique<std::byte[]>(kStaging), kStaging};
     CHECK(engine
-              ->run(executable, std::move(input),
+              ->run(executable, std::move(input), 0,
                     [&](const Status&, Bytes) {
                       done = true;
                       done.notify_all();

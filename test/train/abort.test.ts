@@ -1,0 +1,64 @@
+// Steps that are given up while they run: all of a step happens or nothing of it, and the mesh goes on.
+import assert from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
+import { AbortedError } from "../../lib/core/errors.ts";
+import { Mesh } from "../../lib/tensor/mesh.ts";
+import { trainStep } from "../../lib/train/step.ts";
+import { smallBatch, smallModel, smallOptions } from "../errors/small.ts";
+
+const steps = 6;
+
+async function lossesOf(axes: Readonly<Record<string, number>>, disturbed: boolean): Promise<[number[], number]> {
+  await using mesh = await Mesh.open({ axes, threads: 1 });
+  const model = smallModel();
+  using step = await trainStep(mesh, model, smallOptions(model));
+  const losses: number[] = [];
+  let aborted = 0;
+  for (let attempt = 0; losses.length < steps; attempt++) {
+    const done = step.step;
+    const abort = new AbortController();
+    const running = step.run(smallBatch(), { signal: abort.signal });
+    // From at once to some time behind the end.
+    if (disturbed && attempt % 8 !== 7) {
+      if (attempt % 8 > 0) await sleep((attempt % 8) / 2);
+      abort.abort(new Error("enough"));
+    }
+    try {
+      losses.push((await running).loss);
+      assert.equal(step.step, done + 1);
+    } catch (error) {
+      assert.ok(error instanceof AbortedError && error.cause instanceof Error, String(error));
+      assert.match(error.message, /given up/);
+      assert.equal(step.step, done);
+      aborted++;
+    }
+    assert.equal(mesh.engine.busy, false);
+  }
+  return [losses, aborted];
+}
+
+describe("a step that is given up while it runs", function () {
+  this.timeout(60_000);
+
+  for (const axes of [{}, { dp: 2 }, { pp: 2, tp: 2 }]) {
+    it(`changes nothing, or all that a step changes, on ${JSON.stringify(axes)}`, async () => {
+      const [undisturbed] = await lossesOf(axes, false);
+      const [losses, aborted] = await lossesOf(axes, true);
+      assert.deepEqual(losses, undisturbed);
+      assert.ok(aborted > 0);
+    });
+  }
+
+  it("may wait behind others, which go on", async () => {
+    await using mesh = await Mesh.open({ threads: 1 });
+    const model = smallModel();
+    using step = await trainStep(mesh, model, smallOptions(model));
+    const abort = new AbortController();
+    const first = step.run(smallBatch());
+    const second = step.run(smallBatch(), { signal: abort.signal });
+    const third = step.run(smallBatch());
+    abort.abort();
+    await assert.rejects(second, AbortedError);
+    assert.ok((await third).loss < (await first).loss);
+  });
+});
