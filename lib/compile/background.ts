@@ -5,7 +5,7 @@ import { type CompileReply, type CompileRequest, receivedError, toRequest } from
 import { type PassOptions, verifyByDefault } from "./passes.ts";
 import { type CompiledStep, compileStep, graphsOf, type StepOptions, type StepSource } from "./step.ts";
 
-/** Most nodes of a step, over all its graphs, that is compiled on the calling thread: some ten milliseconds at most. */
+/** Most nodes of a step, over all its graphs and devices, that is compiled on the calling thread: some ten milliseconds. */
 export const inlineNodes = 200;
 
 /** The worker is ended when it has had nothing to do for so long. */
@@ -28,7 +28,7 @@ export function compile(
 ): CompiledStep | Promise<CompiledStep> {
   if (signal?.aborted) throw aborted(signal);
   const nodes = graphsOf(source).reduce((sum, graph) => sum + graph.nodes.length, 0);
-  return nodes <= inlineNodes ? compileStep(source, options) : compileInWorker(source, options, signal);
+  return nodes * options.layout.devices <= inlineNodes ? compileStep(source, options) : compileInWorker(source, options, signal);
 }
 
 /** Compiles a step in the worker thread, whatever its size. */
