@@ -127,11 +127,15 @@ function ringOf(specs: readonly ValueSpec[], { causal, positions }: AttentionPar
   return causal && !positions ? null : ringAxis(specs);
 }
 
-/** So many products of width d or e for each pair of query and key; causal attention sees half of the pairs. */
+/**
+ * So many products of width d or e for each pair of query and key; causal attention of a sequence to itself, or of zig-zag
+ * parts of it to each other, sees half of the pairs.
+ */
 function pairFlops(inputs: readonly TensorType[], { causal, positions }: AttentionParams, products: number): number {
   const [q, v] = [inputs[0]!, inputs[2]!];
   const pairs = sizeOf(q.shape.slice(0, 4)) * v.shape[1]!;
-  return ((products * (q.shape[4]! + v.shape[3]!) + 10) * pairs) / (causal && !positions ? 2 : 1);
+  const half = causal && (!positions || q.shape[1] === v.shape[1]);
+  return ((products * (q.shape[4]! + v.shape[3]!) + 10) * pairs) / (half ? 2 : 1);
 }
 
 /** [b,t,g,r,d] as [b,t,h,d] with unit stride in d. */

@@ -243,7 +243,13 @@ const fused: OpRecord<FusedParams> = {
     const values = expressionDTypes(inputs, expression);
     return outputs.map((i) => ({ dtype: values[i]!, shape: inputs[0]!.shape }));
   },
-  sharding: { factors: identityFactors, linear: "none" },
+  sharding: {
+    factors(inputs, outputs, { expression }) {
+      const ordered = expression.flatMap(({ op, attrs }) => (op === "iota" ? [`d${String(attrs.dim)}`] : []));
+      return { ...identityFactors(inputs, outputs), ordered };
+    },
+    linear: "none",
+  },
   gradient: { none: "it is made after differentiation" },
   cost: (inputs, outputs, { expression }) =>
     streamCost(inputs, outputs, expression.length * perElement(1)(inputs, []).flops),

@@ -184,11 +184,12 @@ class Permuter {
     return this.#plain(node, links);
   }
 
-  /** What comes from outside is in its true order, but for the inputs that are permuted as they are loaded. */
+  /** What comes from outside is in its true order, but for the dims of inputs that are permuted as they are loaded. */
   #stored(node: Node, dims: readonly number[]): GraphValue {
     const value = this.#emit(node, [])[0]!;
-    const loaded = node.op === "input" && this.#sequences.inputs.has(node.params.name as string);
-    return loaded ? value : dims.reduce((x, d) => this.#reordered(x, d, "allPositions"), value);
+    const loaded = node.op === "input" ? this.#sequences.inputs.get(node.params.name as string) : undefined;
+    const rest = dims.filter((d) => d !== loaded);
+    return rest.reduce((x, d) => this.#reordered(x, d, "allPositions"), value);
   }
 
   #emit(node: Node, inputs: readonly GraphValue[], params: Params = node.params): GraphValue[] {
