@@ -48,10 +48,13 @@ struct Call {
 // already held every operand's extent against its region, and float and table indices against their sections.
 // run() never fails, never allocates, never reads or writes outside its operands whatever the data say (token ids!).
 // check() is the same function on all backends (native/backend/checks), so that all take the same programs.
+// prepare(), where there is one, may do slow things once when a program is loaded on a device (compile, choose): it sees
+// the device, no data, and perhaps no table; run() must work without it too.
 struct Kernel {
   Op op;
   Status (*check)(const Call& call);
   void (*run)(const Call& call);
+  void (*prepare)(const Call& call) = nullptr;
 };
 
 // The kernels of one file, as its backend's registry takes them.

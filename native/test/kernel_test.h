@@ -144,6 +144,16 @@ struct Instruct {
   // Runs it once.
   void run(Isa isa = targetIsa(), int threads = 1) const { runKernel(*kernelOf(op, isa), call(false), threads); }
 
+  // Calls f with the call as run() and as prepare() would see it.
+  template <class F>
+  void runOn(const F& f) const {
+    f(call(false));
+  }
+  template <class F>
+  void prepareOn(const F& f) const {
+    f(call(true));
+  }
+
   // Runs it on every instruction set with 1 and 3 threads; all must give the same bits (between instruction sets only
   // when `sameOnAll`). The outputs hold the active set's results afterwards.
   void runAll(bool sameOnAll = true) const {
