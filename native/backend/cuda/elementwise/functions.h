@@ -1,5 +1,5 @@
 // The scalar operations of fused elementwise kernels. This text is compiled twice: into the interpreting kernel, and,
-// put in front of generated source, by NVRTC at run time. So it includes nothing and uses the language's own types only.
+// put in front of generated source, by NVRTC at run time. So it includes nothing and uses the language's own types.
 #ifndef MESHWORK_FUSED  // not #pragma once: this may be the main file
 #if defined(MESHWORK_CUDA_EMULATOR)
 #define MESHWORK_FUSED extern "C"
