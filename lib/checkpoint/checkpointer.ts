@@ -1,6 +1,6 @@
 // Checkpointer: saves in the background while the devices go on, one at a time, and keeps the folder from growing.
 import path from "node:path";
-import { expectInteger } from "../core/check.ts";
+import { expectInteger, expectObject, expectText } from "../core/check.ts";
 import { AbortedError } from "../core/errors.ts";
 import { HostMemory } from "../runtime/host-memory.ts";
 import { type CheckpointName, listFolder, readLatest } from "./folder.ts";
@@ -41,6 +41,8 @@ export class Checkpointer implements AsyncDisposable {
 
   /** Throws ConfigError for options out of range. */
   constructor(folder: string, options: CheckpointerOptions = {}) {
+    expectText("the folder of checkpoints", folder);
+    expectObject("a checkpointer's options", options);
     if (options.keep !== undefined) expectInteger("keep", options.keep, 1);
     if (options.keepEvery !== undefined) expectInteger("keepEvery", options.keepEvery, 1);
     this.folder = folder;

@@ -1,4 +1,5 @@
 // Loading: the newest checkpoint that is whole, verified in host memory first, then cut to the devices' shards.
+import { expectObject, expectSignal, expectText } from "../core/check.ts";
 import { dtypeCode } from "../core/dtype.ts";
 import { AbortedError, CheckpointError } from "../core/errors.ts";
 import type { JsonObject } from "../core/json.ts";
@@ -7,7 +8,7 @@ import { sameShape, shapeText } from "../core/shape.ts";
 import { candidates } from "./folder.ts";
 import { copyBetween } from "./grid.ts";
 import { deviceDType } from "./shards.ts";
-import type { CheckpointState, StateTensor, TensorRole } from "./state.ts";
+import { type CheckpointState, type StateTensor, type TensorRole, expectState } from "./state.ts";
 import { type LoadedCells, StoredCheckpoint, type StoredTensor } from "./stored.ts";
 import { storedBytes } from "./stored-dtype.ts";
 
@@ -43,6 +44,7 @@ export async function loadCheckpoint(
   state: CheckpointState,
   options: LoadOptions = {},
 ): Promise<LoadedCheckpoint> {
+  expectState(state);
   const { checkpoint, cells, pairs } = await openNewest(folder, options, async (found) => {
     const pairs = matchTensors(found, state, options.only);
     const cells = await found.read({ tensors: pairs.map(({ from }) => from), signal: options.signal });
@@ -61,9 +63,13 @@ export async function loadCheckpoint(
 /** Opens the newest checkpoint of a folder for which `use` does not fail with CheckpointError; close it after use. */
 async function openNewest<T>(
   folder: string,
-  { signal, onWarning }: LoadOptions,
+  options: LoadOptions,
   use: (checkpoint: StoredCheckpoint) => Promise<T>,
 ): Promise<T> {
+  expectText("the folder of checkpoints", folder);
+  expectObject("options of loading", options);
+  const { signal, onWarning } = options;
+  expectSignal(signal);
   const places = await candidates(folder);
   if (places.length === 0) {
     throw new CheckpointError(`${folder}: no checkpoint is there`, { details: { file: folder } });

@@ -1,4 +1,5 @@
 // Weights in safetensors files: writing one file, reading one or a folder of shards.
+import { expectFunction, expectIterable, expectObject, expectSizes, expectText } from "../core/check.ts";
 import { access, readFile } from "node:fs/promises";
 import path from "node:path";
 import { setImmediate } from "node:timers/promises";
@@ -43,7 +44,10 @@ export async function writeSafetensors(
   tensors: Iterable<TensorSource>,
   metadata: Readonly<Record<string, string>> = { format: "pt" },
 ): Promise<void> {
-  const sorted = [...tensors].sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+  expectText("the file of weights", file);
+  const list = [...expectIterable("the tensors to write", tensors)];
+  for (const tensor of list) expectSource(tensor);
+  const sorted = list.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
   const header = encodeHeader(file, sorted, metadata);
   await writeFileAtomically(file, async (handle) => {
     await writeAll(handle, header);
@@ -58,6 +62,13 @@ export async function writeSafetensors(
       await writeAll(handle, bytes);
     }
   });
+}
+
+function expectSource(source: TensorSource): void {
+  expectObject("a tensor to write", source);
+  expectText("the name of a tensor to write", source.name);
+  expectSizes(`the shape of ${source.name}`, source.shape);
+  expectFunction(`read() of ${source.name}`, source.read);
 }
 
 function sourceBytes({ shape, dtype = "F32" }: TensorSource): number {
@@ -171,6 +182,7 @@ export class Weights implements Disposable {
    * @throws {CheckpointError} naming the file, and the tensor, for what is missing or malformed.
    */
   static async open(fileOrFolder: string): Promise<Weights> {
+    expectText("a file or folder of weights", fileOrFolder);
     if (fileOrFolder.endsWith(".safetensors")) return new Weights([new SafetensorsFile(fileOrFolder, true)]);
     const found = await findWeights(fileOrFolder);
     if (found === undefined) {

@@ -1,4 +1,5 @@
 // Saving: a snapshot of the devices, shards beside a manifest in a temporary folder, a rename, and `latest` last.
+import { expectObject, expectText } from "../core/check.ts";
 import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { makeFolders } from "../core/atomic-file.ts";
@@ -7,7 +8,7 @@ import { HostMemory, runFolderSteps, type ShardResult } from "../runtime/host-me
 import { freshName, latestName, listFolder, temporaryPrefix } from "./folder.ts";
 import { manifestName, manifestText, recordText } from "./manifest.ts";
 import { planShards, type ShardPlan } from "./shards.ts";
-import type { CheckpointState } from "./state.ts";
+import { type CheckpointState, expectState } from "./state.ts";
 
 /** A checkpoint that is on the disk. */
 export interface SavedCheckpoint {
@@ -50,6 +51,9 @@ export async function saveCheckpoint(
   state: CheckpointState,
   options: SaveOptions = {},
 ): Promise<SavedCheckpoint> {
+  expectText("the folder of checkpoints", folder);
+  expectState(state);
+  expectObject("saveCheckpoint's options", options);
   throwIfAborted(options.signal);
   const snapshot = await takeSnapshot(state, options.parent);
   try {

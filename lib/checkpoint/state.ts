@@ -1,10 +1,12 @@
 // What a checkpoint keeps: named tensors of a mesh, a step, and a record of whatever else a run needs to go on.
+import { describe } from "../core/describe.ts";
+import { expectInteger, expectList, expectObject } from "../core/check.ts";
 import { ConfigError } from "../core/errors.ts";
 import type { JsonObject } from "../core/json.ts";
 import type { Shape } from "../core/shape.ts";
-import type { Mesh } from "../tensor/mesh.ts";
+import { expectMesh, type Mesh } from "../tensor/mesh.ts";
 import { Parameter } from "../tensor/parameter.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { Tensor } from "../tensor/tensor.ts";
 
 /** Whether a tensor is part of the model or belongs to its optimizer. */
 export type TensorRole = "parameter" | "state";
@@ -28,6 +30,15 @@ export interface CheckpointState {
   readonly record?: JsonObject;
 }
 
+/** Throws ConfigError or MeshError for what is no state. */
+export function expectState(state: CheckpointState): void {
+  expectObject("the state of a checkpoint", state);
+  expectMesh("a state's mesh", state.mesh);
+  expectInteger("a state's step", state.step, 0);
+  expectList("a state's tensors", state.tensors);
+  for (const tensor of state.tensors) expectObject("a state's tensor", tensor);
+}
+
 /**
  * The state of a program without a trainer: tensors made by mesh.tensor() and its like, and placed parameters, by name.
  * Throws ConfigError for a tensor that has no memory of its own (a result that is computed at each read).
@@ -37,10 +48,14 @@ export function stateOf(
   tensors: Readonly<Record<string, Tensor | Parameter>>,
   more: { readonly step?: number; readonly record?: JsonObject } = {},
 ): CheckpointState {
+  expectMesh("a state's mesh", mesh);
+  expectObject("a state's tensors", tensors);
+  expectObject("what else a state has", more);
   const list = Object.entries(tensors).map(([name, tensor]): StateTensor => {
     if (tensor instanceof Parameter) {
       return { name, id: tensor.id, role: "parameter", stored: tensor.stored.shape };
     }
+    if (!(tensor instanceof Tensor)) throw new ConfigError(`"${name}" is ${describe(tensor)}, no tensor or parameter`);
     const { node } = tensor.sym;
     if (node.op !== "parameter" || tensor.context !== mesh) {
       throw new ConfigError(`"${name}" is no tensor that ${mesh.name} holds: give mesh.tensor() its values first`);

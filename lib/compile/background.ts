@@ -28,7 +28,9 @@ export function compile(
 ): CompiledStep | Promise<CompiledStep> {
   if (signal?.aborted) throw aborted(signal);
   const nodes = graphsOf(source).reduce((sum, graph) => sum + graph.nodes.length, 0);
-  return nodes * options.layout.devices <= inlineNodes ? compileStep(source, options) : compileInWorker(source, options, signal);
+  return nodes * options.layout.devices <= inlineNodes
+    ? compileStep(source, options)
+    : compileInWorker(source, options, signal);
 }
 
 /** Compiles a step in the worker thread, whatever its size. */

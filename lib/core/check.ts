@@ -10,6 +10,23 @@ export function expectObject(what: string, value: unknown): void {
   throw new ConfigError(`${what} must be an object, not ${describe(value)}`);
 }
 
+/** Throws ConfigError for what is no list. */
+export function expectList(what: string, value: unknown): asserts value is readonly unknown[] {
+  if (!Array.isArray(value)) throw new ConfigError(`${what} must be a list, not ${describe(value)}`);
+}
+
+/** Throws ConfigError for what cannot be iterated over. */
+export function expectIterable<T>(what: string, value: Iterable<T>): Iterable<T> {
+  if (typeof value === "object" && value !== null && Symbol.iterator in value) return value;
+  throw new ConfigError(`${what} must be a list, not ${describe(value)}`);
+}
+
+/** Throws ConfigError for what is no text with something in it: names, paths. */
+export function expectText(what: string, value: unknown): asserts value is string {
+  if (typeof value === "string" && value !== "") return;
+  throw new ConfigError(`${what} must be a text that is not empty, not ${describe(value)}`);
+}
+
 /** Throws ConfigError for what is no function. */
 export function expectFunction(what: string, value: unknown): void {
   if (typeof value !== "function") throw new ConfigError(`${what} must be a function, not ${describe(value)}`);

@@ -167,6 +167,7 @@ const errorClasses: ReadonlyMap<string, new (message: string, options?: ErrorOpt
       ConfigError,
       UsageError,
       NonFiniteError,
+      SpikeError,
       ProgramError,
       AbortedError,
       FileError,

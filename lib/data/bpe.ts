@@ -1,4 +1,5 @@
 // Trains a byte-level BPE tokenizer: the most frequent neighbouring pair becomes a token, again and again.
+import { expectInteger } from "../core/check.ts";
 import { DataError } from "../core/errors.ts";
 import { HuggingFaceTokenizer } from "./hf-tokenizer.ts";
 import { BYTE_CHARACTERS, byteLevelConfig, byteLevelJson, MIN_BPE_VOCAB } from "./tokenizer.ts";
@@ -18,6 +19,7 @@ const PAIR = 1 << 21;
  * @throws {DataError} when `vocabSize` is below 257, or the text has too few different pairs for so many tokens.
  */
 export function trainBpe(texts: Iterable<string>, vocabSize: number): HuggingFaceTokenizer {
+  expectInteger("a tokenizer's vocabulary", vocabSize, 0);
   if (!Number.isSafeInteger(vocabSize) || vocabSize < MIN_BPE_VOCAB || vocabSize > PAIR) {
     throw new DataError(`bpe:${vocabSize}: at least ${MIN_BPE_VOCAB} tokens are needed: 256 bytes and the end of text`);
   }

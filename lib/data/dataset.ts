@@ -1,5 +1,7 @@
 // Batches of a token stream: shuffled by seed or in sequence, each a function of the step alone, so that runs resume.
-import { DataError } from "../core/errors.ts";
+import { describe } from "../core/describe.ts";
+import { expectObject } from "../core/check.ts";
+import { ConfigError, DataError } from "../core/errors.ts";
 import { permute } from "./permutation.ts";
 import type { TokenStream } from "./stream.ts";
 
@@ -54,7 +56,9 @@ export class Dataset {
 
   /** @throws {DataError} where the data is shorter than one sample, or one step for `sequential`. */
   constructor(options: DatasetOptions) {
+    expectObject("a dataset's options", options);
     const { tokens, seqLen, batchSize, order, seed } = options;
+    expectObject("a dataset's tokens", tokens);
     const fraction = options.validationFraction ?? DEFAULT_VALIDATION_FRACTION[order];
     checkSizes(seqLen, batchSize, fraction);
     const all = Math.max(0, Math.floor((tokens.length - 1) / seqLen));
@@ -169,7 +173,8 @@ function heldOut(all: number, fraction: number, batchSize: number): number {
 function checkSizes(seqLen: number, batchSize: number, fraction: number): void {
   for (const [name, value] of Object.entries({ seqLen, batchSize })) {
     if (!(Number.isSafeInteger(value) && value >= 1))
-      throw new RangeError(`${name} ${value}: a whole number from 1 on`);
+      throw new ConfigError(`${name} ${describe(value)}: a whole number from 1 on`);
   }
-  if (!(fraction >= 0 && fraction < 1)) throw new RangeError(`validationFraction ${fraction}: from 0 to below 1`);
+  if (!(fraction >= 0 && fraction < 1))
+    throw new ConfigError(`validationFraction ${describe(fraction)}: from 0 to below 1`);
 }

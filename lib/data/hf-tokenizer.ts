@@ -1,4 +1,5 @@
 // Tokenizers in Hugging Face's tokenizer.json format, run by @huggingface/tokenizers.
+import { expectText } from "../core/check.ts";
 import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { DataError } from "../core/errors.ts";
 import { isJsonObject, type JsonObject } from "../core/json.ts";
@@ -39,6 +40,8 @@ export class HuggingFaceTokenizer implements Tokenizer {
    * @throws {DataError} where a file is malformed.
    */
   constructor(name: string, files: ReadonlyMap<string, string>) {
+    expectText("a tokenizer's name", name);
+    if (!(files instanceof Map)) throw new DataError(`tokenizer ${name}: its files are a Map of names to contents`);
     this.name = name;
     this.files = files;
     const tokenizer = parseObject(name, files.get("tokenizer.json") ?? "");

@@ -1,4 +1,5 @@
 // Data files to one stream of tokens: text through a tokenizer, .jsonl by field, .u16 and .u32 as they are.
+import { expectList, expectObject } from "../core/check.ts";
 import os from "node:os";
 import { DataError } from "../core/errors.ts";
 import { trainBpe } from "./bpe.ts";
@@ -55,6 +56,8 @@ interface TextFile {
  * @throws {DataError} for files that are missing, empty or malformed, or text and token files mixed.
  */
 export async function openData(request: DataRequest): Promise<TokenData> {
+  expectObject("what data to open", request);
+  if (request.paths !== undefined) expectList("paths", request.paths);
   const found = request.paths === undefined ? await defaultDataFiles() : await findFiles(request.paths);
   const tokenFiles = found.filter((file) => file.kind === "u16" || file.kind === "u32");
   if (tokenFiles.length > 0) return openTokenFiles(found, tokenFiles, request);

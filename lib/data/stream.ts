@@ -1,4 +1,5 @@
 // A long sequence of token ids in segments, one a file, read at any position.
+import { expectList, expectObject } from "../core/check.ts";
 import { DataError } from "../core/errors.ts";
 import type { TokenIds } from "./tokenizer.ts";
 
@@ -17,6 +18,8 @@ export class TokenStream {
   readonly #starts: readonly number[];
 
   constructor(segments: readonly TokenSegment[]) {
+    expectList("a stream's segments", segments);
+    for (const segment of segments) expectObject("a stream's segment", segment);
     this.segments = segments.filter((segment) => segment.ids.length > 0);
     let length = 0;
     this.#starts = this.segments.map((segment) => {

@@ -1,4 +1,5 @@
 // What a tokenizer is, the byte tokenizer, and how a tokenizer is found: by name, by file, in a model's folder.
+import { expectText } from "../core/check.ts";
 import { readFile, stat } from "node:fs/promises";
 import path from "node:path";
 import { DataError, systemReason } from "../core/errors.ts";
@@ -172,6 +173,7 @@ export async function findTokenizer(folder: string): Promise<Tokenizer | undefin
  * @throws {DataError} where it is missing or malformed.
  */
 export async function loadTokenizer(fileOrFolder: string): Promise<Tokenizer> {
+  expectText("a tokenizer's file", fileOrFolder);
   const file = (await isFolder(fileOrFolder)) ? path.join(fileOrFolder, "tokenizer.json") : fileOrFolder;
   const files = new Map([["tokenizer.json", await readText(file)]]);
   const config = path.join(path.dirname(file), "tokenizer_config.json");

@@ -1,4 +1,5 @@
 // Choosing the next token from logits: greedy, or at random with temperature, top-k and top-p.
+import { expectObject } from "../core/check.ts";
 import { NonFiniteError } from "../core/errors.ts";
 import { uniform } from "../core/philox.ts";
 import { siteHash } from "../core/random.ts";
@@ -23,6 +24,7 @@ export type Sampler = (logits: Float32Array, index: number) => number;
 
 /** A sampler. The sampler throws NonFiniteError for logits among which there is NaN or no finite one. */
 export function createSampler(options: SamplerOptions): Sampler {
+  expectObject("a sampler's options", options);
   const { temperature, topK, topP = 1, seed } = options;
   const site = siteHash("sampler");
   return (logits, index) => {

@@ -1,4 +1,7 @@
 // A typed config written as Hugging Face's config.json, for models that were not read from one.
+import { expectList, expectObject } from "../core/check.ts";
+import { describe } from "../core/describe.ts";
+import { ConfigError } from "../core/errors.ts";
 import type { ConfigJson, GPT2Config, LlamaConfig, ModelConfig, RopeScaling } from "./config.ts";
 
 const CLASS_NAMES = {
@@ -10,6 +13,12 @@ const CLASS_NAMES = {
 
 /** The config.json that parseModelConfig() types as `config`. */
 export function configJson(config: ModelConfig): ConfigJson {
+  expectObject("a model's config", config);
+  if (!(config.architecture in CLASS_NAMES)) {
+    const known = Object.keys(CLASS_NAMES).join(", ");
+    throw new ConfigError(`a model's architecture is one of ${known}, not ${describe(config.architecture)}`);
+  }
+  expectList("endTokens", config.endTokens);
   return {
     model_type: config.architecture,
     architectures: [CLASS_NAMES[config.architecture]],

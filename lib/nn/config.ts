@@ -1,4 +1,5 @@
 // A model's config.json in Hugging Face's format, checked and typed: GPT-2, Llama, Mistral and Mixtral.
+import { expectObject, expectText } from "../core/check.ts";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { ConfigError, systemReason } from "../core/errors.ts";
@@ -87,6 +88,7 @@ export interface ModelConfigFile {
 
 /** Reads a folder's config.json. @throws {ConfigError} where it is missing, malformed or unsupported. */
 export async function readModelConfig(folder: string): Promise<ModelConfigFile> {
+  expectText("the folder of a model", folder);
   const file = path.join(folder, "config.json");
   let json: unknown;
   try {
@@ -105,6 +107,7 @@ export async function readModelConfig(folder: string): Promise<ModelConfigFile> 
  * @throws {ConfigError} naming the key that is missing, ill-typed, or asks for what is not supported.
  */
 export function parseModelConfig(json: ConfigJson, source = "config.json"): ModelConfig {
+  expectObject("a model's config", json);
   const fields = new Fields(json, source);
   fields.refuse("quantization_config", "quantized weights are not supported");
   const type = fields.text("model_type");

@@ -1,5 +1,6 @@
 // A mixture of experts (Shazeer et al. 2017): a router weighs the best few of several feed-forward layers for each token.
 // Every expert sees every token, and those not chosen count with weight 0: exact, with no token dropped.
+import { expectObject } from "../core/check.ts";
 import { iota } from "../tensor/functions.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ExpertsConfig, LlamaConfig } from "./config.ts";
@@ -49,6 +50,8 @@ export class Experts extends Module {
 
   constructor(config: Config) {
     super();
+    expectObject("a model's config", config);
+    expectObject("a model's config of experts", config.experts);
     const { count, perToken } = config.experts;
     this.gate = new Projection({
       dims: "e w",

@@ -1,4 +1,5 @@
 // GPT-2 (Radford et al. 2019). Dims: b samples, t tokens, w width, c query/key/value, h heads, d head width, f inner width.
+import { expectObject } from "../core/check.ts";
 import { iota } from "../tensor/functions.ts";
 import type { Initial } from "../tensor/parameter.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -112,6 +113,7 @@ export class GPT2 extends LanguageModel {
 
   constructor(config: GPT2Config) {
     super();
+    expectObject("a model's config", config);
     this.config = config;
     const { vocabSize, width } = config;
     this.wte = new Embedding(vocabSize, width, fresh(config), "tp");

@@ -1,9 +1,11 @@
 // What GPT-2, Llama and their like share: token ids to logits, the next-token loss, blocks for pipeline stages.
+import { expectInteger } from "../core/check.ts";
+import { describe } from "../core/describe.ts";
 import { DTypeError, ShapeError } from "../core/errors.ts";
 import { shapeText } from "../core/shape.ts";
 import { crossEntropy } from "../tensor/functions.ts";
 import type { Parameter } from "../tensor/parameter.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { Tensor } from "../tensor/tensor.ts";
 import type { BatchField, LossTerm } from "../train/trace.ts";
 import type { ConfigJson, ModelConfig } from "./config.ts";
 import { Module } from "./module.ts";
@@ -42,6 +44,7 @@ export abstract class LanguageModel extends Module {
 
   /** The arrays of a batch for loss(), for a step's `batch`: ids outside the vocabulary are refused. */
   batchFields(sequenceLength: number): { readonly inputs: BatchField; readonly targets: BatchField } {
+    expectInteger("the length of a sequence", sequenceLength, 1);
     const inputs = { dtype: "i32", shape: [sequenceLength], sequence: 0, below: this.config.vocabSize } as const;
     return { inputs, targets: { ...inputs, ignore: IGNORED_TARGET } };
   }
@@ -53,6 +56,7 @@ export abstract class LanguageModel extends Module {
 
   /** The term `loss` of the logits that a function gives. */
   protected nextTokenLoss(inputs: Tensor, targets: Tensor, logits: () => Tensor): LossTerms {
+    expectIds("inputs", inputs);
     expectIds("targets", targets);
     if (targets.shape.some((n, d) => n !== inputs.shape[d])) {
       throw new ShapeError(
@@ -74,11 +78,13 @@ export abstract class LanguageModel extends Module {
 }
 
 function expectIds(what: string, ids: Tensor): void {
+  if (!(ids instanceof Tensor)) throw new DTypeError(`${what} are a tensor, not ${describe(ids)}`);
   if (ids.dtype !== "i32") throw new DTypeError(`${what} are i32, got ${ids.dtype}`);
   if (ids.rank !== 2) throw new ShapeError(`${what} are [batch, time], got ${shapeText(ids.shape)}`);
 }
 
 /** Multiply-adds of a token's attention in one layer, when half of the positions are visible on average. */
 export function attentionCost(heads: number, headDim: number, sequenceLength: number): number {
+  expectInteger("the length of a sequence", sequenceLength, 1);
   return heads * headDim * sequenceLength;
 }

@@ -1,6 +1,8 @@
 // Layers: projections with named dims, embeddings, norms, dropout, activations.
+import { describe } from "../core/describe.ts";
+import { expectInteger, expectObject, expectText } from "../core/check.ts";
 import { siteHash } from "../core/random.ts";
-import { ShapeError } from "../core/errors.ts";
+import { ConfigError, ShapeError } from "../core/errors.ts";
 import { type Shape, shapeText } from "../core/shape.ts";
 import { embedding, layerNorm, rmsNorm } from "../tensor/functions.ts";
 import { type Initial, Parameter } from "../tensor/parameter.ts";
@@ -39,6 +41,10 @@ export class Projection extends Module {
 
   constructor(options: ProjectionOptions) {
     super();
+    expectObject("a projection's options", options);
+    expectText("a projection's dims", options.dims);
+    expectText("the dims that a projection sums over", options.over);
+    expectObject("a projection's sizes", options.sizes);
     this.#dims = words(options.dims);
     this.#over = words(options.over);
     this.weight = options.weight ?? this.#parameter(options, this.#dims, options.initial, options.stored);
@@ -97,6 +103,9 @@ export interface LinearOptions {
 /** y[..., outputs] = x[..., inputs] weight^T + bias; the weight is [outputs, inputs], as PyTorch's. */
 export class Linear extends Projection {
   constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
+    expectInteger("a layer's inputs", inputs, 0);
+    expectInteger("a layer's outputs", outputs, 0);
+    expectObject("a layer's options", options);
     const bound = 1 / Math.sqrt(inputs);
     super({
       dims: "outputs inputs",
@@ -177,8 +186,10 @@ export class Dropout extends Module {
 
   constructor(probability: number) {
     super();
-    if (!(probability >= 0 && probability < 1)) {
-      throw new RangeError(`the probability of dropout is ${probability}; it must be at least 0 and below 1`);
+    if (!(typeof probability === "number" && probability >= 0 && probability < 1)) {
+      throw new ConfigError(
+        `the probability of dropout is ${describe(probability)}; it must be at least 0 and below 1`,
+      );
     }
     this.probability = probability;
   }

@@ -1,5 +1,6 @@
 // Llama (Touvron et al. 2023), Mistral and Mixtral. Dims: b samples, t tokens, w width, g key-value groups, r query heads of a group,
 // d head width, f inner width, v vocabulary.
+import { expectObject } from "../core/check.ts";
 import { full, iota, rope } from "../tensor/functions.ts";
 import type { Initial } from "../tensor/parameter.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -138,6 +139,7 @@ export class Llama extends LanguageModel {
 
   constructor(config: LlamaConfig) {
     super();
+    expectObject("a model's config", config);
     this.config = config;
     this.model = new Trunk(config);
     this.lm_head = new Projection({

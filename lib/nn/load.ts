@@ -1,4 +1,5 @@
 // Model folders in Hugging Face's format: config.json and safetensors, read into a model and written from one.
+import { expectFunction, expectObject, expectText } from "../core/check.ts";
 import path from "node:path";
 import { findWeights, type TensorInfo, Weights, writeSafetensors } from "../checkpoint/safetensors.ts";
 import { makeFolders, writeTextAtomically } from "../core/atomic-file.ts";
@@ -21,6 +22,7 @@ export type ReadParameter = (parameter: Parameter) => Float32Array | Promise<Flo
 
 /** A new model with fresh weights. Throws ConfigError for an architecture that is not supported. */
 export function createModel(config: ModelConfig): LanguageModel {
+  expectObject("a model's config", config);
   return config.architecture === "gpt2" ? new GPT2(config) : new Llama(config);
 }
 
@@ -98,6 +100,10 @@ function refuseUnknown(weights: Weights, known: ReadonlySet<string>): void {
  * @throws {FileError} where the disk refuses.
  */
 export async function saveModel(folder: string, model: LanguageModel, read: ReadParameter): Promise<void> {
+  expectText("the folder of a model", folder);
+  expectObject("a model to save", model);
+  expectFunction("the model's parameters()", model.parameters);
+  expectFunction("what reads a parameter", read);
   await makeFolder(folder);
   const tensors = model.parameters().map((parameter) => ({
     name: model.source?.names.get(parameter) ?? parameter.stored.name,

@@ -1,4 +1,5 @@
 // Optimizers: what state a parameter has, and the op that updates it in place.
+import { expectList, expectObject } from "../core/check.ts";
 import { ConfigError } from "../core/errors.ts";
 import type { Builder } from "../ir/builder.ts";
 
@@ -46,8 +47,10 @@ export interface AdamWOptions {
 
 /** Decoupled AdamW (Loshchilov & Hutter 2019), as PyTorch computes it. Throws ConfigError for settings out of range. */
 export function adamw(options: AdamWOptions): Optimizer {
+  expectObject("adamw's options", options);
   const { learningRate, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0.01 } = options;
   expectNotNegative("learningRate", learningRate);
+  expectList("betas", betas);
   expectFraction("betas[0]", betas[0]);
   expectFraction("betas[1]", betas[1]);
   expectNotNegative("eps", eps);
@@ -80,6 +83,7 @@ export interface SgdOptions {
 
 /** Stochastic gradient descent with momentum, as PyTorch computes it (dampening 0). Throws ConfigError. */
 export function sgd(options: SgdOptions): Optimizer {
+  expectObject("sgd's options", options);
   const { learningRate, momentum = 0, nesterov = false, weightDecay = 0 } = options;
   expectNotNegative("learningRate", learningRate);
   expectFraction("momentum", momentum);

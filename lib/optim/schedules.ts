@@ -1,4 +1,6 @@
 // Learning-rate schedules: pure functions of the step, which counts from 1.
+import { describe } from "../core/describe.ts";
+import { expectObject } from "../core/check.ts";
 import { ConfigError } from "../core/errors.ts";
 
 /** The learning rate of a step, counted from 1. Throws ConfigError for a step that is no positive integer. */
@@ -35,6 +37,7 @@ export function linear(options: DecayOptions): LearningRateSchedule {
 
 /** `shape` falls from 1 to 0 as progress goes from 0 to 1. */
 function decay(options: DecayOptions, shape: (progress: number) => number): LearningRateSchedule {
+  expectObject("a schedule's options", options);
   const { totalSteps, warmupSteps = 0, finalFraction = 0 } = options;
   check("totalSteps", totalSteps, Number.isSafeInteger(totalSteps) && totalSteps >= 1, "a positive integer");
   check("warmupSteps", warmupSteps, warmupSteps <= totalSteps, `at most totalSteps (${totalSteps})`);
@@ -46,10 +49,9 @@ function decay(options: DecayOptions, shape: (progress: number) => number): Lear
 }
 
 /** The warm-up, then `factor` of the rate. */
-function schedule(
-  { learningRate, warmupSteps = 0 }: WarmupOptions,
-  factor: LearningRateSchedule,
-): LearningRateSchedule {
+function schedule(options: WarmupOptions, factor: LearningRateSchedule): LearningRateSchedule {
+  expectObject("a schedule's options", options);
+  const { learningRate, warmupSteps = 0 } = options;
   check("learningRate", learningRate, learningRate >= 0 && learningRate < Infinity, "a number that is not negative");
   check(
     "warmupSteps",
@@ -63,6 +65,7 @@ function schedule(
   };
 }
 
-function check(name: string, found: number, good: boolean, allowed: string): void {
-  if (!good) throw new ConfigError(`${name} must be ${allowed}, not ${found}`, { details: { [name]: found } });
+function check(name: string, found: unknown, good: boolean, allowed: string): void {
+  if (!good)
+    throw new ConfigError(`${name} must be ${allowed}, not ${describe(found)}`, { details: { [name]: found } });
 }

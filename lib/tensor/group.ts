@@ -1,4 +1,6 @@
 // Collectives on plain arrays: each device brings one, the ranks of a group exchange, each device gets one.
+import { describe } from "../core/describe.ts";
+import { expectList } from "../core/check.ts";
 import type { CollectivePart, CollectiveRequest } from "../compile/collective.ts";
 import { LoadedCollective } from "../compile/collective.ts";
 import type { DType, StorageArray } from "../core/dtype.ts";
@@ -24,7 +26,9 @@ export class Group {
   constructor(mesh: Mesh, axes: readonly string[]) {
     for (const axis of axes) {
       if (!mesh.layout.axes.includes(axis)) {
-        throw new MeshError(`${mesh.name} has no axis "${axis}"; it has ${mesh.layout.axes.join(", ") || "none"}`);
+        throw new MeshError(
+          `${mesh.name} has no axis "${String(axis)}"; it has ${mesh.layout.axes.join(", ") || "none"}`,
+        );
       }
     }
     if (axes.length === 0 || new Set(axes).size !== axes.length) {
@@ -49,6 +53,7 @@ export class Group {
   /** The ranks' arrays one after the other, on every rank. Lengths may differ. */
   allGather<T extends DeviceArray>(arrays: readonly T[]): Promise<T[]> {
     this.#expectDevices("allGather", arrays);
+    arrays.forEach(storedAs);
     return this.#run("all_gather", arrays, (n, rank) => {
       const counts = this.ranks[rank]!.map((r) => arrays[r]!.length);
       return { input: n, output: total(counts), counts };
@@ -68,6 +73,7 @@ export class Group {
   /** Part i of each array goes to rank i, which joins them in rank order. The first n mod k parts hold one element more. */
   allToAll<T extends DeviceArray>(arrays: readonly T[]): Promise<T[]> {
     this.#expectDevices("allToAll", arrays);
+    arrays.forEach(storedAs);
     return this.#run("all_to_all", arrays, (n, rank) => {
       const group = this.ranks[rank]!;
       const own = group.indexOf(rank);
@@ -79,7 +85,7 @@ export class Group {
   /** The array of the rank with index `root` in its group, on every rank. Equal lengths. */
   broadcast<T extends DeviceArray>(arrays: readonly T[], root = 0): Promise<T[]> {
     if (!Number.isInteger(root) || root < 0 || root >= this.size) {
-      throw new ShapeError(`broadcast: root ${root} is no index in a group of ${this.size}`);
+      throw new ShapeError(`broadcast: root ${describe(root)} is no index in a group of ${this.size}`);
     }
     this.#expectEqual("broadcast", arrays);
     return this.#run("broadcast", arrays, (n) => ({ input: n, output: n }), "sum", root);
@@ -103,6 +109,7 @@ export class Group {
   }
 
   #expectDevices(op: string, arrays: readonly DeviceArray[]): void {
+    expectList(`${op}'s arrays`, arrays);
     if (arrays.length !== this.#mesh.devices) {
       throw new ShapeError(`${op} takes one array for each of the ${this.#mesh.devices} devices, got ${arrays.length}`);
     }
@@ -110,6 +117,7 @@ export class Group {
 
   #expectEqual(op: string, arrays: readonly DeviceArray[]): void {
     this.#expectDevices(op, arrays);
+    arrays.forEach(storedAs);
     arrays.forEach((array, rank) => {
       const first = this.ranks[rank]![0]!;
       if (array.length === arrays[first]!.length) return;

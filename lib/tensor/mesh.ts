@@ -86,6 +86,7 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
   /** A tensor from row-major elements. */
   fromData(values: ArrayLike<number | boolean>, shape: Shape, options: TensorOptions<Axis> = {}): Tensor {
     expectObject("a tensor's options", options);
+    expectValues(values);
     const dtype = options.dtype ?? (typeof values[0] === "boolean" ? "bool" : "f32");
     expectDType("the dtype of a tensor", dtype);
     return this.fromStorage(toStorage(dtype, values), dtype, shape, options.spec);
@@ -108,6 +109,7 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
   /** A user's spec for a shape on this mesh. Throws MeshError naming an axis the mesh lacks. */
   valueSpec(spec: PartitionSpec | undefined, shape: Shape): ReturnType<typeof toValueSpec> {
     checkSpec(spec);
+    expectSizes("the shape of a tensor", shape);
     if (spec && spec.length > shape.length) {
       throw new ShapeError(`a spec of ${spec.length} dims for a tensor of shape ${shapeText(shape)}`);
     }
@@ -219,6 +221,16 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
 function exactNumber(_: string, value: unknown): unknown {
   if (typeof value !== "number" || (Number.isFinite(value) && !Object.is(value, -0))) return value;
   return `number ${Object.is(value, -0) ? "-0" : value}`;
+}
+
+function expectValues(values: unknown): void {
+  if (Array.isArray(values) || (ArrayBuffer.isView(values) && !(values instanceof DataView))) return;
+  throw new DTypeError(`a tensor's elements are a list of numbers or a typed array, not ${describe(values)}`);
+}
+
+/** Throws MeshError for what is no mesh. */
+export function expectMesh(what: string, value: unknown): asserts value is Mesh {
+  if (!(value instanceof Mesh)) throw new MeshError(`${what} must be a Mesh, not ${describe(value)}`);
 }
 
 const deviceNames: readonly unknown[] = ["auto", "cpu", "null", undefined];

@@ -1,4 +1,5 @@
 // Parameter: a named cell that holds a tensor across steps. Reading it in a traced function makes a `parameter` node.
+import { expectObject, expectSizes } from "../core/check.ts";
 import type { DType, StorageArray } from "../core/dtype.ts";
 import { ShapeError } from "../core/errors.ts";
 import { type Shape, sameShape, shapeText, sizeOf } from "../core/shape.ts";
@@ -47,6 +48,8 @@ export class Parameter implements Readable {
   readonly #stored: ParameterOptions["stored"];
 
   constructor(options: ParameterOptions) {
+    expectObject("a parameter's options", options);
+    expectSizes("the shape of a parameter", options.shape);
     this.shape = [...options.shape];
     this.dtype = options.dtype ?? "f32";
     this.initial = options.initial;

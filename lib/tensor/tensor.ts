@@ -1,4 +1,5 @@
 // Tensor: sugar over a builder. Operations grow a graph and compute nothing; reading a value compiles and runs it.
+import { expectList } from "../core/check.ts";
 import { expectDType, expectSizes } from "../core/check.ts";
 import { describe } from "../core/describe.ts";
 import { type DType, type StorageArray, fromStorage, isFloat } from "../core/dtype.ts";
@@ -81,6 +82,7 @@ export class Tensor {
 
   /** Adds an op to this tensor's graph. The other tensors must belong to the same mesh or trace. */
   emit(op: string, others: readonly Operand[], params: Params = {}): Tensor[] {
+    expectList(`${describe(op)}'s other operands`, others);
     const inputs = [this, ...others.map((o) => this.#operand(o))];
     return this.context.builder
       .emit(

@@ -1,9 +1,11 @@
 // valueAndGrad and grad: derivatives of scalars as lazy tensors of the same mesh or trace, so that they nest.
+import { describe } from "../core/describe.ts";
+import { expectList } from "../core/check.ts";
 import { isFloat } from "../core/dtype.ts";
 import { DTypeError, MeshError, ShapeError } from "../core/errors.ts";
 import { shapeText } from "../core/shape.ts";
 import { gradients } from "./grad.ts";
-import type { Parameter } from "./parameter.ts";
+import { Parameter } from "./parameter.ts";
 import { Tensor } from "./tensor.ts";
 import { reachable, type Sym } from "./trace.ts";
 
@@ -20,6 +22,7 @@ export function valueAndGrad<V extends Variable[]>(
   target: Tensor | ((...variables: NoInfer<V>) => Tensor),
   variables: readonly [...V],
 ): [value: Tensor, gradients: { [K in keyof V]: Tensor }] {
+  expectList("the variables to differentiate with respect to", variables);
   const value = typeof target === "function" ? target(...variables) : target;
   if (!(value instanceof Tensor)) throw new ShapeError("the function to differentiate must return one tensor");
   expectScalar(value);
@@ -54,6 +57,9 @@ function expectScalar(value: Tensor): void {
 }
 
 function expectVariable(value: Tensor, variable: Variable): void {
+  if (!(variable instanceof Tensor || variable instanceof Parameter)) {
+    throw new DTypeError(`a variable must be a tensor or a parameter, not ${describe(variable)}`);
+  }
   if (!isFloat(variable.dtype)) {
     throw new DTypeError(`a tensor of dtype ${variable.dtype} has no gradient: use a float dtype`);
   }

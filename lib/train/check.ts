@@ -8,9 +8,9 @@ import {
   expectSizes,
 } from "../core/check.ts";
 import { describe } from "../core/describe.ts";
-import { ConfigError, DataError, DTypeError, MeshError, PlanError, ShapeError } from "../core/errors.ts";
+import { ConfigError, DataError, DTypeError, PlanError, ShapeError } from "../core/errors.ts";
 import { shapeText, sizeOf } from "../core/shape.ts";
-import { Mesh } from "../tensor/mesh.ts";
+import { expectMesh, type Mesh } from "../tensor/mesh.ts";
 import type { ForwardOptions } from "./forward.ts";
 import type { Placeable } from "./placement.ts";
 import type { TrainStepOptions } from "./step.ts";
@@ -25,9 +25,8 @@ type BatchFields = Readonly<Record<string, BatchField>>;
 
 /** Throws ConfigError, PlanError, ... naming the option that makes no sense. */
 export function checkTrainOptions(mesh: Mesh, model: Placeable, options: TrainStepOptions): void {
-  if (!(mesh instanceof Mesh)) throw new MeshError(`trainStep's mesh must be a Mesh, not ${describe(mesh)}`);
-  expectObject("trainStep's model", model);
-  expectFunction("the model's parameters()", model.parameters);
+  expectMesh("trainStep's mesh", mesh);
+  expectPlaceable(model);
   expectObject("trainStep's options", options);
   expectFunction("loss", options.loss);
   expectObject("optimizer", options.optimizer);
@@ -42,8 +41,15 @@ export function checkTrainOptions(mesh: Mesh, model: Placeable, options: TrainSt
   if (stageOf !== undefined) expectFunction("stageOf", stageOf);
 }
 
+/** Throws ConfigError for what has no parameters to place. */
+export function expectPlaceable(model: Placeable): void {
+  expectObject("the model", model);
+  expectFunction("the model's parameters()", model.parameters);
+}
+
 /** The part that all steps share. */
 export function checkForwardOptions(fields: BatchFields, options: ForwardOptions): void {
+  expectObject("a step's options", options);
   const { batchSize, microbatches, precision = "f32", sequenceParallel = "auto" } = options;
   if (batchSize === 0) throw new PlanError("the batch is empty: batchSize must be 1 or more");
   expectInteger("batchSize", batchSize, 1, 2 ** 31 - 1);

@@ -1,4 +1,7 @@
 // Steps without gradients on a placed model: the held-out loss, and functions of the model such as next-token logits.
+import { expectFunction } from "../core/check.ts";
+import { describe } from "../core/describe.ts";
+import { ConfigError } from "../core/errors.ts";
 import type { StorageArray } from "../core/dtype.ts";
 import { compile } from "../compile/background.ts";
 import { LoadedStep } from "../compile/load.ts";
@@ -16,7 +19,7 @@ import { forwardOn } from "../passes/schedules.ts";
 import { Tensor, type TensorContext } from "../tensor/tensor.ts";
 import { type NamedSym, SymBuilder, flatten } from "../tensor/trace.ts";
 import { checkBatch, checkForwardOptions } from "./check.ts";
-import { type Placement, seedWords } from "./placement.ts";
+import { Placement, seedWords } from "./placement.ts";
 import { type BatchField, type LossFunction, batchInputs, cellName, evaluationGraph, traceLoss } from "./trace.ts";
 
 /** Settings of the steps here. */
@@ -59,6 +62,8 @@ export async function lossStep(
   fields: Readonly<Record<string, BatchField>>,
   options: ForwardOptions,
 ): Promise<ForwardStep> {
+  expectForward(placement, fields, options);
+  expectFunction("loss", loss);
   const names = traceLoss(loss, fields, 1).terms;
   const b = new SymBuilder();
   const scalar = (name: string) => b.one("input", [], { name, dtype: "f32", shape: [] });
@@ -84,6 +89,8 @@ export async function forwardStep(
   fields: Readonly<Record<string, BatchField>>,
   options: ForwardOptions,
 ): Promise<ForwardStep> {
+  expectForward(placement, fields, options);
+  expectFunction("the function of a batch", outputs);
   const micro = (samples: number): Graph => {
     const builder = new SymBuilder();
     const context: TensorContext = { builder, name: "a traced function" };
@@ -106,6 +113,16 @@ function sumsGraph(micro: Graph): Graph {
   return flatten(results);
 }
 
+function expectForward(
+  placement: Placement,
+  fields: Readonly<Record<string, BatchField>>,
+  options: ForwardOptions,
+): void {
+  if (!(placement instanceof Placement))
+    throw new ConfigError(`a model is placed first: ${describe(placement)} is no Placement`);
+  checkForwardOptions(fields, options);
+}
+
 async function compileForward(
   placement: Placement,
   fields: Readonly<Record<string, BatchField>>,
@@ -114,7 +131,6 @@ async function compileForward(
   close: (micro: Graph) => Graph,
 ): Promise<ForwardStep> {
   const { mesh } = placement;
-  checkForwardOptions(fields, options);
   const inputs: StepInput[] = [
     ...batchInputs(fields),
     { name: "$samples", dtype: "i32", shape: [], batch: true },

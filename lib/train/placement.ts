@@ -1,11 +1,13 @@
 // Placing a model on a mesh: which stage runs which module, and where every parameter and its optimizer state lies.
+import { expectObject } from "../core/check.ts";
 import type { StorageArray } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { siteHash } from "../core/random.ts";
 import { type ValueSpec, axisName, toValueSpec } from "../ir/spec.ts";
 import { upTo } from "../passes/schedule.ts";
 import { type StageAssignment, assignStages } from "../passes/stages.ts";
-import type { Mesh } from "../tensor/mesh.ts";
+import { expectMesh, type Mesh } from "../tensor/mesh.ts";
+import { expectPlaceable } from "./check.ts";
 import type { Initial, Parameter } from "../tensor/parameter.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { defaultZero, splitByFsdp, withoutFsdp, type ZeroLevel } from "./zero.ts";
@@ -39,6 +41,9 @@ export class Placement {
    * splits, `deviceOfStage` the coordinate along pp of each stage: one stage a coordinate by default. Throws PlanError.
    */
   constructor(mesh: Mesh, model: Placeable, options: PlacementOptions = {}) {
+    expectMesh("the mesh to place a model on", mesh);
+    expectPlaceable(model);
+    expectObject("options of placing", options);
     const { stageOf, zero = defaultZero, deviceOfStage = upTo(mesh.layout.size("pp")) } = options;
     this.mesh = mesh;
     this.deviceOfStage = deviceOfStage;

@@ -1,4 +1,5 @@
 // Models by name: a Hugging Face config.json and how such a model is trained by default.
+import { expectObject } from "../core/check.ts";
 import { UsageError } from "../core/errors.ts";
 import type { JsonObject } from "../core/json.ts";
 
@@ -181,8 +182,11 @@ export function folderDefaults(fromWeights: boolean, maxPositions: number): Trai
  * @throws {UsageError} for key-value heads in an architecture without them.
  */
 export function presetConfig(preset: Preset, changes: PresetChanges): JsonObject {
+  expectObject("a preset", preset);
+  expectObject("changes of a preset", changes);
   const { layers, width, heads, kvHeads, vocab, seqLen } = changes;
   const { config } = preset;
+  expectObject("a preset's config", config);
   const isGPT2 = config.model_type === "gpt2";
   if (isGPT2 && kvHeads !== undefined) throw new UsageError("--kv-heads: GPT-2 has none; a Llama preset does");
   const keys = isGPT2 ? GPT2_KEYS : LLAMA_KEYS;

@@ -1,5 +1,5 @@
 // Loss spikes: a loss far above the recent ones, and the parameter whose gradient grew most with it.
-import { expectInteger, expectNotNegative } from "../core/check.ts";
+import { expectInteger, expectNotNegative, expectObject } from "../core/check.ts";
 
 /** When a loss counts as a spike. */
 export interface SpikeOptions {
@@ -38,7 +38,9 @@ export class SpikeDetector {
   #norms = new Map<string, number>();
 
   /** Throws ConfigError for options out of range. */
-  constructor({ window = 64, least = 16, deviations = 8 }: SpikeOptions = {}) {
+  constructor(options: SpikeOptions = {}) {
+    expectObject("a spike detector's options", options);
+    const { window = 64, least = 16, deviations = 8 } = options;
     expectInteger("window", window, 2);
     expectInteger("least", least, 2, window);
     expectNotNegative("deviations", deviations);

@@ -1,5 +1,6 @@
 // Modules: paths, order of parameters, tying, labelling of what calls make; dropout's sites and modes.
 import assert from "node:assert/strict";
+import { ConfigError } from "../../lib/core/errors.ts";
 import { siteHash } from "../../lib/core/random.ts";
 import { Dropout, Embedding, Linear, Projection } from "../../lib/nn/layers.ts";
 import { Module, nameModules } from "../../lib/nn/module.ts";
@@ -121,7 +122,7 @@ describe("dropout", () => {
     const x = input(trace(), [2, 3]);
     assert.equal(new Dropout(0).call(x), x);
     assert.equal(new Dropout(0.5).eval().call(x), x);
-    assert.throws(() => new Dropout(1), RangeError);
+    assert.throws(() => new Dropout(1), ConfigError);
   });
 
   it("draws from a site of its path and ordinal, alike in every trace", () => {
