@@ -13,7 +13,7 @@ function groupOf(attribute: Attribute | undefined): (TableEntry & { kind: "group
 /** Elements of the whole tensor, where all ranks agree on it; an exchange's differ from rank to rank. */
 function wholeCount({ kernel, inputs, outputs }: Instruction): number {
   if (kernel === "all_to_all") return 0;
-  return Math.max(...[...inputs, ...outputs].map((v) => sizeOf(v.dims)));
+  return inputs.reduce((sum, x, i) => sum + Math.max(sizeOf(x.dims), sizeOf(outputs[i]!.dims)), 0);
 }
 
 /** The calls of one device: its collective instructions, in the order in which its actions run them. */

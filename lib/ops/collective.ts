@@ -11,27 +11,29 @@ import { reduceKinds } from "./reduction.ts";
 export const allReduceKernel = defineKernel({
   name: "all_reduce",
   doc: `y = x reduced over the ranks of a group, in rank order (same bits on every rank). Contiguous, same dims, y may be x. kind:
-0 sum, 1 max, 2 min.`,
-  inputs: ["x"],
-  outputs: ["y"],
+0 sum, 1 max, 2 min. Further tensors, each x with its y (all x first), are exchanged with the first at once: a bucket.`,
+  inputs: ["x", "more*"],
+  outputs: ["y", "more*"],
   attrs: { group: "table", kind: "int" },
 });
 
 export const allGatherKernel = defineKernel({
   name: "all_gather",
   doc: `y = the ranks' x joined along dim, in group order. counts is the index in table of the first of n per-rank sizes (n the
-group's size; the sizes may be 0). All other dims agree. Contiguous.`,
-  inputs: ["x"],
-  outputs: ["y"],
+group's size; the sizes may be 0). All other dims agree. Contiguous. Each further tensor of a bucket has words dim, counts.`,
+  inputs: ["x", "more*"],
+  outputs: ["y", "more*"],
   attrs: { group: "table", dim: "int", counts: "int" },
+  rest: "int",
 });
 
 export const reduceScatterKernel = defineKernel({
   name: "reduce_scatter",
-  doc: "x reduced over the group in rank order; y is this rank's part along dim. counts as all_gather. Contiguous.",
-  inputs: ["x"],
-  outputs: ["y"],
+  doc: "x reduced over the group in rank order; y is this rank's part along dim. counts, buckets as all_gather. Contiguous.",
+  inputs: ["x", "more*"],
+  outputs: ["y", "more*"],
   attrs: { group: "table", kind: "int", dim: "int", counts: "int" },
+  rest: "int",
 });
 
 export const allToAllKernel = defineKernel({
@@ -104,7 +106,8 @@ function collective<P extends OverAxes>(
   };
 }
 
-function group(axes: readonly string[], stages?: readonly number[]): { readonly table: TableEntry } {
+/** The table word of a group. */
+export function group(axes: readonly string[], stages?: readonly number[]): { readonly table: TableEntry } {
   return { table: { kind: "group", axes: axes.map(axisName), ...(stages ? { stages } : {}) } };
 }
 
@@ -121,12 +124,18 @@ function outerAxes(op: string, spec: ValueSpec, dim: number, axes: readonly stri
 }
 
 /** Sizes of the ranks' parts of a dim that `axes` split innermost in `spec`. */
-function counts<P>(ctx: LowerContext<P>, op: string, spec: ValueSpec, dim: number, axes: readonly string[]): Attribute {
+export function counts(
+  { shape }: TensorType,
+  spec: ValueSpec,
+  dim: number,
+  axes: readonly string[],
+  op: string,
+): Attribute {
   const outer = outerAxes(op, spec, dim, axes);
   // Parts are joined in the order of ranks: after a shift that is not the order of the parts.
   if (axes.some((a) => shiftsOf(a) > 0))
     throw new ProgramError(`${op} of parts shifted round a ring: ${specText(spec)}`);
-  return { table: { kind: "counts", size: ctx.globalOutputs[0]!.shape[dim]!, axes, outer } };
+  return { table: { kind: "counts", size: shape[dim]!, axes, outer } };
 }
 
 /** Emits a collective on the operand made contiguous. */
@@ -151,7 +160,7 @@ export const collectiveOps = {
     ({ dim }) => [dim],
     (ctx) => {
       const { dim, axes } = ctx.params;
-      exchange(ctx, "all_gather", [dim, counts(ctx, "all_gather", ctx.inputSpecs[0]!, dim, axes)]);
+      exchange(ctx, "all_gather", [dim, counts(ctx.globalOutputs[0]!, ctx.inputSpecs[0]!, dim, axes, "all_gather")]);
     },
   ),
   reduce_scatter: collective<ReduceScatterParams>(
@@ -159,7 +168,7 @@ export const collectiveOps = {
     ({ dim }) => [dim],
     (ctx) => {
       const { dim, axes, kind } = ctx.params;
-      const parts = counts(ctx, "reduce_scatter", ctx.outputSpecs[0]!, dim, axes);
+      const parts = counts(ctx.globalOutputs[0]!, ctx.outputSpecs[0]!, dim, axes, "reduce_scatter");
       exchange(ctx, "reduce_scatter", [reduceKinds.indexOf(kind), dim, parts]);
     },
     perElement(1),
@@ -169,8 +178,9 @@ export const collectiveOps = {
     ({ splitDim, joinDim }) => [splitDim, joinDim],
     (ctx) => {
       const { splitDim, joinDim, axes } = ctx.params;
-      const split = counts(ctx, "all_to_all", ctx.outputSpecs[0]!, splitDim, axes);
-      const join = counts(ctx, "all_to_all", ctx.inputSpecs[0]!, joinDim, axes);
+      const [whole, from, to] = [ctx.globalOutputs[0]!, ctx.inputSpecs[0]!, ctx.outputSpecs[0]!];
+      const split = counts(whole, to, splitDim, axes, "all_to_all");
+      const join = counts(whole, from, joinDim, axes, "all_to_all");
       exchange(ctx, "all_to_all", [splitDim, joinDim, split, join]);
     },
   ),

@@ -3,6 +3,7 @@ import { ProgramError } from "../core/errors.ts";
 import type { Builder } from "../ir/builder.ts";
 import type { OpRecord } from "../ir/op.ts";
 import { attentionOps } from "./attention.ts";
+import { bucketOps } from "./bucket.ts";
 import { collectiveOps } from "./collective.ts";
 import { contractionOps } from "./contraction.ts";
 import { elementwiseOps } from "./elementwise.ts";
@@ -29,6 +30,7 @@ export const ops = {
   ...optimizerOps,
   ...placementOps,
   ...collectiveOps,
+  ...bucketOps,
 };
 
 /** Name of an op. */

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,7 @@ class Pool;
 
 enum class Reduction : int32_t { sum = 0, max = 1, min = 2 };
 
-// One rank's part in all_reduce, all_gather, reduce_scatter, all_to_all or broadcast. Views are contiguous; what they
+// One rank's part in the exchange of one tensor by all_reduce, all_gather, reduce_scatter, all_to_all or broadcast. Views are contiguous; what they
 // and the counts must be is in opcodes.h and has been checked for this rank. Everything lives until the call returns.
 struct Collective {
   Op op = Op::all_reduce;
@@ -63,7 +64,8 @@ class Communicator {
   // The group of these (ascending) ranks: the same for the same ranks. Any thread.
   virtual CommunicatorGroup* group(const std::vector<int32_t>& ranks) = 0;
 
-  virtual Status run(int rank, CommunicatorGroup& group, const Collective& call, Pool& pool) = 0;
+  // One exchange of one or more tensors (a bucket): all calls have one op, and every rank brings as many, in one order.
+  virtual Status run(int rank, CommunicatorGroup& group, std::span<const Collective> calls, Pool& pool) = 0;
 
   // Messages match by (sender, receiver, tag) in posting order. The data of a posted message is read until received
   // says so. `number` counts this rank's posts since reset(), from 0.

@@ -45,7 +45,8 @@ struct GroupState final : CommunicatorGroup {
   }
 
   const std::vector<int32_t> ranks;
-  std::vector<Collective> calls;  // [i] is written by rank i before it arrives, read by all between the two meetings
+  // [i] is written by rank i before it arrives, read by all between the two meetings.
+  std::vector<std::span<const Collective>> calls;
   std::mutex mutex;
   std::condition_variable wake;
   std::atomic<uint64_t> meetings{0};
@@ -82,19 +83,18 @@ class InProcess final : public Communicator {
     return group.get();
   }
 
-  Status run(int rank, CommunicatorGroup& members, const Collective& call, Pool& pool) override {
+  Status run(int rank, CommunicatorGroup& members, std::span<const Collective> calls, Pool& pool) override {
     auto& group = static_cast<GroupState&>(members);
     const int me = group.indexOf(rank);
-    group.calls[static_cast<size_t>(me)] = call;
-    Status status = meet(group, rank, me, call);
+    group.calls[static_cast<size_t>(me)] = calls;
+    Status status = meet(group, rank, me, calls[0]);
     if (!status.ok()) return status;
-    status = checkCalls(group.calls, group.ranks, me);
+    status = exchange(group, me, pool);
     if (!status.ok()) {
       fail(status);
       return status;
     }
-    if (options_.moveData) moveShare(group.calls, me, pool);
-    return meet(group, rank, me, call);
+    return meet(group, rank, me, calls[0]);
   }
 
   void post(int rank, const Message& message) override {
@@ -215,6 +215,25 @@ class InProcess final : public Communicator {
   }
 
  private:
+  // This rank's share, tensor by tensor.
+  Status exchange(const GroupState& group, int me, Pool& pool) const {
+    const size_t tensors = group.calls[static_cast<size_t>(me)].size();
+    std::vector<Collective> calls(group.calls.size());
+    for (size_t r = 0; r < calls.size(); ++r) {
+      if (group.calls[r].size() == tensors) continue;
+      return Status(Code::invalidProgram, "ranks " + std::to_string(group.ranks[static_cast<size_t>(me)]) + " and " +
+                                              std::to_string(group.ranks[r]) + " disagree: " + std::to_string(tensors) +
+                                              " tensors meet " + std::to_string(group.calls[r].size()));
+    }
+    for (size_t i = 0; i < tensors; ++i) {
+      for (size_t r = 0; r < calls.size(); ++r) calls[r] = group.calls[r][i];
+      Status status = checkCalls(calls, group.ranks, me);
+      if (!status.ok()) return status;
+      if (options_.moveData) moveShare(calls, me, pool);
+    }
+    return Status();
+  }
+
   // Returns when all ranks of the group have called.
   Status meet(GroupState& group, int rank, int me, const Collective& call) {
     progress(rank, call.label);

@@ -5,7 +5,7 @@
 namespace meshwork {
 
 // Compared with the number in every program's header.
-constexpr uint32_t kOpTableHash = 0x230fa6aau;
+constexpr uint32_t kOpTableHash = 0x2b1452a5u;
 
 // clang-format off
 // elementwise(x*) -> (y*) {count:int, int*}
@@ -208,9 +208,9 @@ constexpr int count_ = 3;
 }
 constexpr int32_t kOp_sgd = 22;
 
-// all_reduce(x) -> (y) {group:table, kind:int}
+// all_reduce(x, more*) -> (y, more*) {group:table, kind:int}
 // y = x reduced over the ranks of a group, in rank order (same bits on every rank). Contiguous, same dims, y may be x. kind:
-// 0 sum, 1 max, 2 min.
+// 0 sum, 1 max, 2 min. Further tensors, each x with its y (all x first), are exchanged with the first at once: a bucket.
 namespace attr::all_reduce {
 constexpr int group = 0;
 constexpr int kind = 1;
@@ -218,9 +218,9 @@ constexpr int count_ = 2;
 }
 constexpr int32_t kOp_all_reduce = 23;
 
-// all_gather(x) -> (y) {group:table, dim:int, counts:int}
+// all_gather(x, more*) -> (y, more*) {group:table, dim:int, counts:int, int*}
 // y = the ranks' x joined along dim, in group order. counts is the index in table of the first of n per-rank sizes (n the
-// group's size; the sizes may be 0). All other dims agree. Contiguous.
+// group's size; the sizes may be 0). All other dims agree. Contiguous. Each further tensor of a bucket has words dim, counts.
 namespace attr::all_gather {
 constexpr int group = 0;
 constexpr int dim = 1;
@@ -229,8 +229,8 @@ constexpr int count_ = 3;
 }
 constexpr int32_t kOp_all_gather = 24;
 
-// reduce_scatter(x) -> (y) {group:table, kind:int, dim:int, counts:int}
-// x reduced over the group in rank order; y is this rank's part along dim. counts as all_gather. Contiguous.
+// reduce_scatter(x, more*) -> (y, more*) {group:table, kind:int, dim:int, counts:int, int*}
+// x reduced over the group in rank order; y is this rank's part along dim. counts, buckets as all_gather. Contiguous.
 namespace attr::reduce_scatter {
 constexpr int group = 0;
 constexpr int kind = 1;
@@ -334,9 +334,9 @@ constexpr OpInfo kOpInfo[kOpCount] = {
   {"square_sum", 1, 1, 1, 1, ""},
   {"adamw", 9, 9, 3, 3, "ffff"},
   {"sgd", 6, 6, 2, 2, "ffi"},
-  {"all_reduce", 1, 1, 1, 1, "ti"},
-  {"all_gather", 1, 1, 1, 1, "tii"},
-  {"reduce_scatter", 1, 1, 1, 1, "tiii"},
+  {"all_reduce", 1, -1, 1, -1, "ti"},
+  {"all_gather", 1, -1, 1, -1, "tiii*"},
+  {"reduce_scatter", 1, -1, 1, -1, "tiiii*"},
   {"all_to_all", 1, 1, 1, 1, "tiiii"},
   {"broadcast", 1, 1, 1, 1, "tt"},
   {"shard_slice", 1, 1, 1, 1, "it"},

@@ -106,45 +106,49 @@ void Executor::kernel(const Instruction& instruction, const int32_t* table, int 
 
 Status Executor::collective(const Instruction& instruction, const int32_t* table) {
   const Program& program = *run_->program;
-  const OperandRef& x = program.operands[static_cast<size_t>(instruction.operands)];
-  const OperandRef& y = program.operands[static_cast<size_t>(instruction.operands) + 1];
   const int32_t* a = program.attrs.data() + instruction.attrs;
   const auto group = static_cast<size_t>(table[a[0]]);
-  Collective call;
-  call.op = instruction.op;
-  call.label = program.labelOf(instruction);
-  call.in = operand(x).data;
-  call.out = operand(y).data;
-  call.x = x.view;
-  call.y = y.view;
-  switch (instruction.op) {
-    case Op::all_reduce:
-      call.reduction = static_cast<Reduction>(a[attr::all_reduce::kind]);
-      break;
-    case Op::all_gather:
-      call.dim = a[attr::all_gather::dim];
-      call.counts = table + a[attr::all_gather::counts];
-      break;
-    case Op::reduce_scatter:
-      call.reduction = static_cast<Reduction>(a[attr::reduce_scatter::kind]);
-      call.dim = a[attr::reduce_scatter::dim];
-      call.counts = table + a[attr::reduce_scatter::counts];
-      break;
-    case Op::all_to_all:
-      call.dim = a[attr::all_to_all::splitDim];
-      call.joinDim = a[attr::all_to_all::joinDim];
-      call.counts = table + a[attr::all_to_all::splitCounts];
-      call.joinCounts = table + a[attr::all_to_all::joinCounts];
-      break;
-    default:
-      call.root = table[a[attr::broadcast::root]];
-      break;
-  }
   const auto size = static_cast<int>(program.groups[group].ranks.size());
   Counters::Traffic& traffic = counters_.collectives[{static_cast<int>(instruction.op), size}];
   ++traffic.calls;
-  traffic.bytes += std::max(x.view->count(), y.view->count()) * dtypeSize(x.view->dtype);
-  return communicator_.run(device_, *run_->groups[group], call, pool_);
+  collectives_.resize(static_cast<size_t>(instruction.inputs));
+  for (int i = 0; i < instruction.inputs; ++i) {
+    const OperandRef& x = program.operands[static_cast<size_t>(instruction.operands + i)];
+    const OperandRef& y = program.operands[static_cast<size_t>(instruction.operands + instruction.inputs + i)];
+    Collective& call = collectives_[static_cast<size_t>(i)];
+    call = Collective();
+    call.op = instruction.op;
+    call.label = program.labelOf(instruction);
+    call.in = operand(x).data;
+    call.out = operand(y).data;
+    call.x = x.view;
+    call.y = y.view;
+    switch (instruction.op) {
+      case Op::all_reduce:
+        call.reduction = static_cast<Reduction>(a[attr::all_reduce::kind]);
+        break;
+      case Op::all_gather:
+        call.dim = a[attr::all_gather::dim + 2 * i];
+        call.counts = table + a[attr::all_gather::counts + 2 * i];
+        break;
+      case Op::reduce_scatter:
+        call.reduction = static_cast<Reduction>(a[attr::reduce_scatter::kind]);
+        call.dim = a[attr::reduce_scatter::dim + 2 * i];
+        call.counts = table + a[attr::reduce_scatter::counts + 2 * i];
+        break;
+      case Op::all_to_all:
+        call.dim = a[attr::all_to_all::splitDim];
+        call.joinDim = a[attr::all_to_all::joinDim];
+        call.counts = table + a[attr::all_to_all::splitCounts];
+        call.joinCounts = table + a[attr::all_to_all::joinCounts];
+        break;
+      default:
+        call.root = table[a[attr::broadcast::root]];
+        break;
+    }
+    traffic.bytes += std::max(x.view->count(), y.view->count()) * dtypeSize(x.view->dtype);
+  }
+  return communicator_.run(device_, *run_->groups[group], collectives_, pool_);
 }
 
 Status Executor::transfer(const Action& action) {

@@ -83,7 +83,8 @@ class Executor {
   Counters counters_;
   const DeviceRun* run_ = nullptr;
   std::vector<std::byte*> bases_;  // of every region
-  std::vector<Operand> operands_;  // of the running instruction
+  std::vector<Operand> operands_;        // of the running instruction
+  std::vector<Collective> collectives_;  // of the running instruction: one a tensor
   int posted_ = 0;                 // sends of this run
 };
 

@@ -127,18 +127,31 @@ class Verifier {
     return *program_.operands[static_cast<size_t>(in.operands + operand)].view;
   }
 
+  // Attribute words of a tensor beyond the first: dim and counts of those that are split.
+  static int wordsOfMore(Op op) { return op == Op::all_gather || op == Op::reduce_scatter ? 2 : 0; }
+
   // The checks of a collective that need no table.
   Status collective(const Instruction& in, const Uses& uses) const {
-    const View &x = view(in, 0), &y = view(in, 1);
-    if (!x.contiguous() || !y.contiguous()) return refuse("a collective's operands are contiguous");
-    if (x.dtype != y.dtype || x.rank != y.rank) return refuse("x and y differ in dtype or rank");
+    static_assert(attr::all_gather::counts == attr::all_gather::dim + 1 &&
+                  attr::reduce_scatter::counts == attr::reduce_scatter::dim + 1);
+    if (in.inputs != in.outputs) return refuse("as many outputs as inputs are expected");
+    const int named = static_cast<int>(std::strcspn(kOpInfo[static_cast<int>(in.op)].attrs, "*"));
+    const int words = wordsOfMore(in.op);
+    if (in.attrCount != named - (words > 0 ? 1 : 0) + words * (in.inputs - 1)) {
+      return refuse("each further tensor takes " + std::to_string(words) + " attribute words");
+    }
     const bool reduces = in.op == Op::all_reduce || in.op == Op::reduce_scatter;
+    for (int i = 0; i < in.inputs; ++i) {
+      const View &x = view(in, i), &y = view(in, in.inputs + i);
+      if (!x.contiguous() || !y.contiguous()) return refuse("a collective's operands are contiguous");
+      if (x.dtype != y.dtype || x.rank != y.rank) return refuse("x and y differ in dtype or rank");
+      if (reduces && (x.dtype == DType::f16 || x.dtype == DType::boolean)) {
+        return refuse(std::string("no reduction for ") + dtypeName(x.dtype), Code::unsupported);
+      }
+    }
     if (reduces) {
       const int32_t kind = attrs(in)[in.op == Op::all_reduce ? attr::all_reduce::kind : attr::reduce_scatter::kind];
       if (kind < 0 || kind > 2) return refuse("reduction kind " + std::to_string(kind) + " is not known");
-      if (x.dtype == DType::f16 || x.dtype == DType::boolean) {
-        return refuse(std::string("no reduction for ") + dtypeName(x.dtype), Code::unsupported);
-      }
     }
     for (const int32_t base : uses.tables) {
       Status status = withTable(in, base);
@@ -158,13 +171,22 @@ class Verifier {
     if (group.index < 0) {
       return refuse("rank " + std::to_string(program_.rank) + " is not in group " + std::to_string(id));
     }
-    const View &x = view(in, 0), &y = view(in, 1);
+    for (int i = 0; i < in.inputs; ++i) {
+      Status status = tensor(in, i, group, base);
+      if (!status.ok()) return status;
+    }
+    return Status();
+  }
+
+  Status tensor(const Instruction& in, int i, const Group& group, int32_t base) const {
+    const View &x = view(in, i), &y = view(in, in.inputs + i);
     const int32_t* a = attrs(in);
+    const int more = wordsOfMore(in.op) * i;
     switch (in.op) {
       case Op::all_gather:
-        return joined(group, base, a[attr::all_gather::counts], a[attr::all_gather::dim], y, x);
+        return joined(group, base, a[attr::all_gather::counts + more], a[attr::all_gather::dim + more], y, x);
       case Op::reduce_scatter:
-        return joined(group, base, a[attr::reduce_scatter::counts], a[attr::reduce_scatter::dim], x, y);
+        return joined(group, base, a[attr::reduce_scatter::counts + more], a[attr::reduce_scatter::dim + more], x, y);
       case Op::all_to_all:
         return exchanged(group, base, a, x, y);
       case Op::broadcast: {

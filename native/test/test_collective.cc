@@ -101,7 +101,7 @@ void allReduce(DType dtype, int ranks, int64_t count, Reduction reduction, bool 
     const auto s = static_cast<size_t>(r);
     Collective c = call(Op::all_reduce, x[s].data(), inPlace ? x[s].data() : y[s].data(), view, view);
     c.reduction = reduction;
-    return communicator->run(r, *group, c, pool);
+    return communicator->run(r, *group, {&c, 1}, pool);
   }));
   for (int64_t i = 0; i < count; ++i) {
     double expected = value(0, i);
@@ -136,7 +136,7 @@ TEST(collective_all_reduce_keeps_nan) {
   allOk(onRanks(2, [&](int r, Pool& pool) {
     Collective c = call(Op::all_reduce, x[r], x[r], view, view);
     c.reduction = Reduction::max;
-    return communicator->run(r, *group, c, pool);
+    return communicator->run(r, *group, {&c, 1}, pool);
   }));
   for (const auto& row : x) CHECK(std::isnan(row[0]) && std::isnan(row[1]));
 }
@@ -169,7 +169,7 @@ void gatherAndScatter(const std::vector<int32_t>& counts) {
     Collective c = call(Op::all_gather, part.data(), all.data(), partView, wholeView);
     c.dim = 1;
     c.counts = counts.data();
-    Status status = communicator->run(r, *group, c, pool);
+    Status status = communicator->run(r, *group, {&c, 1}, pool);
     for (int64_t i = 0; status.ok() && i < 6 * whole; ++i) {
       if (all[static_cast<size_t>(i)] != at(i / (2 * whole), i / 2 % whole, i % 2))
         return Status(Code::internal, "gathered wrongly");
@@ -178,7 +178,7 @@ void gatherAndScatter(const std::vector<int32_t>& counts) {
     c = call(Op::reduce_scatter, all.data(), back.data(), wholeView, partView);
     c.dim = 1;
     c.counts = counts.data();
-    status = communicator->run(r, *group, c, pool);
+    status = communicator->run(r, *group, {&c, 1}, pool);
     for (size_t i = 0; status.ok() && i < part.size(); ++i) {
       if (back[i] != static_cast<float>(ranks) * part[i]) return Status(Code::internal, "scattered wrongly");
     }
@@ -233,7 +233,7 @@ void allToAll(const std::vector<int32_t>& split, const std::vector<int32_t>& joi
     c.joinDim = joinDim;
     c.counts = split.data();
     c.joinCounts = join.data();
-    Status status = communicator->run(r, *group, c, pool);
+    Status status = communicator->run(r, *group, {&c, 1}, pool);
     if (status.ok() && out != expected) status = Status(Code::internal, "exchanged wrongly");
     return status;
   }));
@@ -263,7 +263,7 @@ TEST(collective_all_to_all_same_dim) {
     std::vector<int32_t> out(x.size());
     Collective c = call(Op::all_to_all, x.data(), out.data(), view, view);
     c.counts = c.joinCounts = counts.data();
-    Status status = communicator->run(r, *group, c, pool);
+    Status status = communicator->run(r, *group, {&c, 1}, pool);
     if (status.ok() && out != expected) status = Status(Code::internal, "exchanged wrongly");
     return status;
   }));
@@ -279,7 +279,7 @@ TEST(collective_broadcast_in_a_subgroup) {
     std::fill(std::begin(x), std::end(x), static_cast<char>(r));
     Collective c = call(Op::broadcast, x, y, view, view);
     c.root = 1;
-    Status status = communicator->run(r, *group, c, pool);
+    Status status = communicator->run(r, *group, {&c, 1}, pool);
     if (status.ok() && y[4] != 3) status = Status(Code::internal, "broadcast wrongly");
     return status;
   }));
@@ -299,14 +299,15 @@ void disagree(const std::function<void(Collective&)>& change) {
       c.x = c.y = &other;
       change(c);
     }
-    return communicator->run(r, *group, c, pool);
+    return communicator->run(r, *group, {&c, 1}, pool);
   });
   for (const Status& status : statuses) CHECK(!status.ok());
   CHECK(communicator->failure().code() == Code::invalidProgram);
   CHECK(communicator->failure().message().find("disagree") != std::string::npos);
   CHECK(communicator->reset().ok());
   allOk(onRanks(3, [&](int r, Pool& pool) {
-    return communicator->run(r, *group, call(Op::all_reduce, x[r], y[r], view, view), pool);
+    const Collective c = call(Op::all_reduce, x[r], y[r], view, view);
+    return communicator->run(r, *group, {&c, 1}, pool);
   }));
 }
 
@@ -321,6 +322,64 @@ TEST(collective_disagreement) {
   });
 }
 
+// Tensors of several shapes, dims and uneven counts, exchanged at once, as if each were exchanged alone.
+TEST(collective_bucket) {
+  constexpr int kRanks = 3;
+  const std::vector<std::vector<int64_t>> shapes = {{5, 2}, {3, 7}, {1}, {0, 4}};
+  const std::vector<int> dims = {0, 1, 0, 1};
+  const std::vector<std::vector<int32_t>> counts = {{2, 2, 1}, {3, 2, 2}, {1, 0, 0}, {2, 1, 1}};
+  for (const Op op : {Op::all_reduce, Op::reduce_scatter, Op::all_gather}) {
+    auto communicator = open(kRanks);
+    CommunicatorGroup* group = communicator->group(upTo(kRanks));
+    std::vector<std::vector<std::vector<float>>> together(kRanks), alone(kRanks);
+    allOk(onRanks(kRanks, [&](int r, Pool& pool) {
+      std::vector<std::vector<float>> x(shapes.size());
+      std::vector<View> wholes, parts;
+      for (size_t i = 0; i < shapes.size(); ++i) {
+        std::vector<int64_t> part = shapes[i];
+        part[static_cast<size_t>(dims[i])] = counts[i][static_cast<size_t>(r)];
+        wholes.push_back(viewOf(DType::f32, shapes[i]));
+        parts.push_back(viewOf(DType::f32, part));
+        for (int64_t k = 0; k < wholes[i].count(); ++k) x[i].push_back(static_cast<float>(k * 10 + r));
+      }
+      std::vector<Collective> calls;
+      for (auto* y : {&together[static_cast<size_t>(r)], &alone[static_cast<size_t>(r)]}) {
+        calls.clear();
+        for (size_t i = 0; i < shapes.size(); ++i) {
+          y->emplace_back(static_cast<size_t>(wholes[i].count()), -1.0F);
+          const View& in = op == Op::all_gather ? parts[i] : wholes[i];
+          calls.push_back(call(op, x[i].data(), y->back().data(), in, op == Op::reduce_scatter ? parts[i] : wholes[i]));
+          calls.back().dim = dims[i];
+          calls.back().counts = counts[i].data();
+        }
+        if (y == &together[static_cast<size_t>(r)]) {
+          Status status = communicator->run(r, *group, calls, pool);
+          if (!status.ok()) return status;
+        }
+      }
+      for (const Collective& c : calls) {
+        Status status = communicator->run(r, *group, {&c, 1}, pool);
+        if (!status.ok()) return status;
+      }
+      return Status();
+    }));
+    CHECK(together == alone);
+  }
+}
+
+TEST(collective_bucket_of_another_size) {
+  auto communicator = open(2);
+  CommunicatorGroup* group = communicator->group(upTo(2));
+  const View view = viewOf(DType::f32, {2});
+  float x[2][2] = {}, y[2][2] = {};
+  const auto statuses = onRanks(2, [&](int r, Pool& pool) {
+    const std::vector<Collective> calls(static_cast<size_t>(1 + r), call(Op::all_reduce, x[r], y[r], view, view));
+    return communicator->run(r, *group, calls, pool);
+  });
+  for (const Status& status : statuses) CHECK(!status.ok());
+  CHECK(communicator->failure().message().find("tensors") != std::string::npos);
+}
+
 TEST(collective_timeout_names_the_missing) {
   auto communicator = open(3, 150);
   CommunicatorGroup* group = communicator->group(upTo(3));
@@ -331,7 +390,8 @@ TEST(collective_timeout_names_the_missing) {
       communicator->progress(r, "h.3.mlp");
       return Status();
     }
-    return communicator->run(r, *group, call(Op::all_reduce, x[r], x[r], view, view), pool);
+    const Collective c = call(Op::all_reduce, x[r], x[r], view, view);
+    return communicator->run(r, *group, {&c, 1}, pool);
   });
   CHECK(!statuses[0].ok() && !statuses[1].ok());
   CHECK(communicator->failure().code() == Code::timeout);
@@ -351,7 +411,8 @@ TEST(collective_progress_extends_the_deadline) {
       std::this_thread::sleep_for(std::chrono::milliseconds(30));
       communicator->progress(r, "slow");
     }
-    return communicator->run(r, *group, call(Op::all_reduce, x[r], x[r], view, view), pool);
+    const Collective c = call(Op::all_reduce, x[r], x[r], view, view);
+    return communicator->run(r, *group, {&c, 1}, pool);
   }));
 }
 
@@ -361,7 +422,8 @@ TEST(collective_abort_wakes_everybody) {
   const View view = viewOf(DType::f32, {2});
   float x[3][2] = {};
   const auto statuses = onRanks(3, [&](int r, Pool& pool) {
-    if (r == 0) return communicator->run(r, *group, call(Op::all_reduce, x[r], x[r], view, view), pool);
+    const Collective c = call(Op::all_reduce, x[r], x[r], view, view);
+    if (r == 0) return communicator->run(r, *group, {&c, 1}, pool);
     if (r == 1) return communicator->receive(r, Message{"wait", 0, 5, nullptr, 0}, pool);
     std::this_thread::sleep_for(std::chrono::milliseconds(30));
     communicator->fail(Status(Code::aborted, "stop"));

@@ -50,6 +50,7 @@ ProgramSource rich() {
       instruction(Op::copy, {{0, 1000000, none}}, {{0, 1000000, none}}),
       instruction(Op::all_reduce, {{1, 0, v}}, {{1, 0, v}}, {0, 0}),
       instruction(Op::all_gather, {{1, 0, v}}, {{0, 6, v}}, {0, 1, 1}),
+      instruction(Op::all_gather, {{1, 0, v}, {1, 0, v}}, {{0, 6, v}, {0, 7, v}}, {0, 1, 1, 1, 1}),
       instruction(Op::reduce_scatter, {{1, 0, v}}, {{0, 7, v}}, {0, 2, 0, 2}),
       instruction(Op::all_to_all, {{1, 0, v}}, {{0, 8, v}}, {0, 0, 1, 2, 1}),
       instruction(Op::broadcast, {{1, 0, v}}, {{0, 9, v}}, {0, 3}),
@@ -148,6 +149,13 @@ TEST(program_instructions) {
   refusedInstruction(instruction(Op::all_reduce, {{0, 0, 0}}, {{0, 1, 1}}, {0, 0}), "differ");
   refusedInstruction(instruction(Op::all_reduce, {{0, 0, 0}}, {{0, 1, 0}}, {0, 3}), "kind");
   refusedInstruction(instruction(Op::all_reduce, {{0, 0, 0}}, {{0, 1, 0}}, {8, 0}), "beyond the table");
+  refusedInstruction(instruction(Op::all_reduce, {{0, 0, 0}, {0, 0, 0}}, {{0, 1, 0}}, {0, 0}), "as many outputs");
+  refusedInstruction(instruction(Op::all_reduce, {{0, 0, 0}, {0, 0, 2}}, {{0, 1, 0}, {0, 1, 3}}, {0, 0}), "contiguous");
+  refusedInstruction(instruction(Op::all_gather, {{0, 0, 0}, {0, 0, 0}}, {{0, 1, 0}, {0, 2, 0}}, {0, 1, 1}),
+                     "each further tensor takes 2");
+  refusedInstruction(instruction(Op::all_gather, {{0, 0, 0}}, {{0, 1, 0}}, {0, 1, 1, 1}), "each further tensor");
+  refusedInstruction(instruction(Op::all_gather, {{0, 0, 0}, {0, 0, 0}}, {{0, 1, 0}, {0, 2, 0}}, {0, 1, 1, 2, 1}),
+                     "dim 2");
   refusedInstruction(instruction(Op::all_gather, {{0, 0, 0}}, {{0, 1, 0}}, {0, 2, 1}), "dim 2");
   refusedInstruction(instruction(Op::all_gather, {{0, 0, 0}}, {{0, 1, 0}}, {0, 1, 8}), "beyond the table");
   refusedInstruction(instruction(Op::all_gather, {{0, 0, 0}}, {{0, 1, 0}}, {0, 1, -1}), "beyond the table");

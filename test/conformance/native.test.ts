@@ -22,6 +22,7 @@ const inserted: readonly OpName[] = [
   "reduce_scatter",
   "all_to_all",
   "shard_slice",
+  "bucket",
   "broadcast_from",
   "ring_shift",
 ];

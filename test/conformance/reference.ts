@@ -243,6 +243,7 @@ export const references: { readonly [Name in OpName]: Reference<OpParams[Name]> 
   reduce_scatter: same,
   all_to_all: same,
   shard_slice: same,
+  bucket: ({ inputs }) => [...inputs],
   broadcast_from: same,
   ring_shift: same,
 };
