@@ -11,7 +11,7 @@ export interface CompileRequest {
   readonly source: StepSource;
   readonly axes: Readonly<Record<string, number>>;
   readonly options: Omit<StepOptions, "layout" | "passes">;
-  readonly passes: Pick<PassOptions, "precision" | "verify">;
+  readonly passes: Omit<PassOptions, "onPass" | "onTime">;
   /** Whether the caller wants to see the graph after each pass, and the times. */
   readonly wants: { readonly graphs: boolean; readonly times: boolean };
 }
@@ -27,13 +27,13 @@ export type CompileReply = { readonly id: number } & (
 /** A step as it is sent. */
 export function toRequest(id: number, source: StepSource, options: StepOptions): CompileRequest {
   const { layout, passes, ...rest } = options;
-  const { precision, verify, onPass, onTime } = passes;
+  const { onPass, onTime, ...plain } = passes;
   return {
     id,
     source,
     axes: layout.sizes,
     options: rest,
-    passes: { precision, ...(verify === undefined ? {} : { verify }) },
+    passes: plain,
     wants: { graphs: onPass !== undefined, times: onTime !== undefined },
   };
 }

@@ -5,6 +5,7 @@ import type { MeshLayout } from "../ir/mesh.ts";
 import { type ValueSpec, replicated } from "../ir/spec.ts";
 import { verify } from "../ir/verify.ts";
 import { getOp } from "../ops/index.ts";
+import { bucketExchanges } from "../passes/bucket.ts";
 import { fuse } from "../passes/fuse.ts";
 import { gatherParameters } from "../passes/gather.ts";
 import { type Precision, placeCasts } from "../passes/precision.ts";
@@ -15,6 +16,10 @@ import { type StageOptions, placeStages } from "../passes/stage.ts";
 /** Settings of the passes. */
 export interface PassOptions {
   readonly precision: Precision;
+  /** Most bytes of a bucket of gradients, or of a layer's gathered parameters; defaultBucketBytes when absent. */
+  readonly bucketBytes?: number;
+  /** By how many layers gathers of parameters precede their use; 0 when absent: nothing is gained without streams. */
+  readonly prefetch?: number;
   /** Called with the graph after every pass, for printing. */
   readonly onPass?: (name: string, graph: Graph) => void;
   /** Checks the graph before the first pass and after each; by default only where MESHWORK_VERIFY=1 (as tests set it). */
@@ -53,6 +58,8 @@ export interface GraphSources {
   room?(node: Pick<Node, "path" | "phase">): string;
   /** How nodes are placed on pipeline stages, where they are. */
   readonly stages?: StageOptions;
+  /** Layer of a node: the block of the model that it is in. */
+  layer?(node: Node): string;
   /** Spec a result must have; null: any, partial included. */
   outputSpec?(name: string): ValueSpec | null;
   /** True for results that stay partial over the axes that do not split them. */
@@ -87,10 +94,23 @@ export const graphPasses: readonly { readonly name: string; readonly run: Pass }
   },
   { name: "stage", run: (g, { stages }) => (stages ? placeStages(g, stages) : g) },
   { name: "fuse", run: (g) => fuse(g) },
+  {
+    name: "bucket",
+    run: (g, { layout, layer = ({ path }) => path }, o) =>
+      bucketExchanges(g, {
+        bytes: o.bucketBytes ?? defaultBucketBytes,
+        prefetch: o.prefetch ?? 0,
+        sizes: layout.sizes,
+        layer,
+      }),
+  },
 ];
 
 /** The axis of sequence parallelism. */
 const scatterAxis = "tp";
+
+/** PyTorch's (DistributedDataParallel, bucket_cap_mb): large enough for the links' full speed, small beside a model. */
+export const defaultBucketBytes = 25 * 2 ** 20;
 
 function phaseOf(node: Pick<Node, "phase">): string {
   return node.phase;

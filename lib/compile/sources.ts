@@ -7,7 +7,7 @@ import { costOf, deviceRates } from "../passes/cost.ts";
 import { hasWeightSegment } from "../passes/schedule.ts";
 import type { Sequences } from "../passes/sequence.ts";
 import type { StageOptions } from "../passes/stage.ts";
-import { stageOfModule } from "../passes/stages.ts";
+import { blockOfModule, stageOfModule } from "../passes/stages.ts";
 import type { FixedSpecs } from "./alike.ts";
 import { type GraphSources, runGraphPasses } from "./passes.ts";
 import { sequenceAxis, sequencesOf, withSequenceInputs } from "./sequence.ts";
@@ -53,8 +53,8 @@ export function microSources(source: SplitSource, options: StepOptions, fixed: F
   return {
     ...shardSources(source, options, []),
     scattered: source.scattered,
-    outputSpec: (name: string) => fixed.get(name) ?? options.cellSpecs?.get(name) ?? null,
-    staysPartial: (name: string) => !fixed.has(name),
+    outputSpec: (name: string) => fixed.get(name) ?? options.cellSpecs?.get(name)?.spec ?? null,
+    staysPartial: (name: string) => !fixed.has(name) && options.cellSpecs?.get(name)?.summed === false,
     wantedSpec: (name: string) => options.wantedSpecs?.get(name) ?? null,
     stages: stagesOf(options),
   };
@@ -90,6 +90,7 @@ export function shardSources(source: SplitSource, options: StepOptions, cells: r
     sequences: source.sequences,
     ...(usedSpecs ? { usedSpec } : {}),
     room: ({ phase, path }) => `${part(phase)} ${stages === 1 ? 0 : path === "" ? "?" : stageOfPath(path)}`,
+    layer: ({ path }) => blockOfModule(options.stageOfBlock, path) ?? path,
     sourceSpec: (node) => {
       const shape = node.params.shape as readonly number[];
       if (node.op === "parameter") return parameterSpec(options, node.params.id as string);

@@ -63,6 +63,12 @@ export interface StepSource {
   readonly closing: Graph;
 }
 
+/** How a cell is to lie, and whether each microbatch's result is summed over all ranks before it is added. */
+export interface CellSpec {
+  readonly spec: ValueSpec;
+  readonly summed: boolean;
+}
+
 /** How to compile it: plain data but for the callbacks of `passes`. */
 export interface StepOptions {
   readonly layout: MeshLayout;
@@ -76,8 +82,8 @@ export interface StepOptions {
   readonly parameterSpecs: ReadonlyMap<string, ValueSpec>;
   /** Specs with which microbatches read parameters, by id; as they lie where missing. */
   readonly usedSpecs?: ReadonlyMap<string, ValueSpec>;
-  /** Specs that cells must have, while they may be partial over axes that do not split them, by name. */
-  readonly cellSpecs?: ReadonlyMap<string, ValueSpec>;
+  /** Specs that cells must have, by name; without `summed` they may be partial over the axes that do not split them. */
+  readonly cellSpecs?: ReadonlyMap<string, CellSpec>;
   /** Specs that cells would best have, by name. */
   readonly wantedSpecs?: ReadonlyMap<string, ValueSpec>;
   /** Sequence parallelism over tp: "auto" (default) where it is estimated to be faster. */

@@ -79,9 +79,15 @@ function chosenStage(path: string, stages: number, choose: StageFunction): numbe
 
 /** The stage of a module: that of the block that it is, or lies in; undefined when there is none. */
 export function stageOfModule(stageOfBlock: ReadonlyMap<string, number>, path: string): number | undefined {
+  const block = blockOfModule(stageOfBlock, path);
+  return block === undefined ? undefined : stageOfBlock.get(block);
+}
+
+/** The block that a module is, or lies in; undefined when there is none. */
+export function blockOfModule(stageOfBlock: ReadonlyMap<string, number>, path: string): string | undefined {
   for (let prefix = path; ; prefix = prefix.slice(0, prefix.lastIndexOf("."))) {
-    const stage = stageOfBlock.get(prefix);
-    if (stage !== undefined || !prefix.includes(".")) return stage;
+    if (stageOfBlock.has(prefix)) return prefix;
+    if (!prefix.includes(".")) return undefined;
   }
 }
 

@@ -32,12 +32,21 @@ export function checkTrainOptions(mesh: Mesh, model: Placeable, options: TrainSt
   expectObject("optimizer", options.optimizer);
   expectFunction("optimizer.update", options.optimizer.update);
   checkForwardOptions(options.batch, options);
-  const { schedule = "1f1b", virtualStages, clipNorm = 0, seed = 0, zero = defaultZero, stageOf } = options;
+  const {
+    schedule = "1f1b",
+    virtualStages,
+    clipNorm = 0,
+    seed = 0,
+    zero = defaultZero,
+    bucketBytes,
+    stageOf,
+  } = options;
   if (virtualStages !== undefined) expectInteger("virtualStages", virtualStages, 1);
   if (typeof schedule !== "string") throw new ConfigError(`schedule must be a name, not ${describe(schedule)}`);
   expectNotNegative("clipNorm", clipNorm);
   expectInteger("seed", seed, 0);
   expectInteger("zero", zero, 1, 3);
+  if (bucketBytes !== undefined) expectInteger("bucketBytes", bucketBytes, 0);
   if (stageOf !== undefined) expectFunction("stageOf", stageOf);
 }
 

@@ -9,6 +9,7 @@ import { compile } from "../compile/background.ts";
 import { LoadedStep } from "../compile/load.ts";
 import { type PassOptions, timed } from "../compile/passes.ts";
 import {
+  type CellSpec,
   type CompiledStep,
   type SequenceParallel,
   type StepInput,
@@ -72,6 +73,8 @@ export interface TrainStepOptions<Name extends string = string> {
   readonly sequenceParallel?: SequenceParallel;
   /** What the mesh's fsdp axis splits: 1 the optimizer's state, 2 gradients too, 3 (default) parameters too. */
   readonly zero?: ZeroLevel;
+  /** Most bytes of gradients, or of a layer's gathered parameters, in one exchange (a bucket): 25 MiB when absent. */
+  readonly bucketBytes?: number;
   /** Pipeline stage of a module path; balanced by cost when absent. */
   readonly stageOf?: (path: string) => number;
   /** Told the seconds that each stage of compiling takes, as it is done. */
@@ -246,7 +249,11 @@ export async function planTrainStep<Name extends string>(
   const schedule = scheduleMaker(options.schedule ?? "1f1b", options.virtualStages)(devices, microbatches);
   const { stageOf, zero } = options;
   const placement = new Placement(mesh, model, { stageOf, zero, deviceOfStage: stageDevices(schedule) });
-  const passes = { precision: options.precision ?? "f32", ...(options.onTime ? { onTime: options.onTime } : {}) };
+  const passes: PassOptions = {
+    precision: options.precision ?? "f32",
+    ...(options.bucketBytes === undefined ? {} : { bucketBytes: options.bucketBytes }),
+    ...(options.onTime ? { onTime: options.onTime } : {}),
+  };
   const { step, source, ids } = await traceStep(placement, options as TrainStepOptions, microbatches, passes);
   const ofGradients = (spec: (p: Parameter) => ValueSpec): Map<string, ValueSpec> =>
     new Map(ids.map((id, read) => [cellName.grad(read), spec(placement.parameterOf(id))]));
@@ -258,7 +265,7 @@ export async function planTrainStep<Name extends string>(
     stageOfBlock: placement.stages.stageOfBlock,
     parameterSpecs: parameterSpecs(step, (id) => placement.specOf(id)),
     usedSpecs: parameterSpecs(step, (id) => placement.usedSpec(placement.parameterOf(id))),
-    ...(placement.splitsGradients ? { cellSpecs: ofGradients((p) => placement.stateSpec(p)) } : {}),
+    cellSpecs: gradientCells(placement, ids, microbatches),
     wantedSpecs: ofGradients((p) => placement.usedSpec(p)),
     sequenceParallel: options.sequenceParallel ?? "auto",
     rates: ratesOf(mesh.engine.kind),
@@ -267,6 +274,21 @@ export async function planTrainStep<Name extends string>(
   };
   const compiled = await compile(step, how, options.signal);
   return { plan: new StepPlan(mesh, compiled, placement), compiled, placement, source };
+}
+
+/**
+ * How gradients' cells lie. Split ones are scattered in each microbatch. Of a single microbatch every gradient is summed and
+ * scattered in the backward, where the exchange overlaps with what follows; others are when all are added up, once a step, as
+ * are those of parameters that are read several times, which are added up first.
+ */
+function gradientCells(placement: Placement, ids: readonly string[], microbatches: number): Map<string, CellSpec> {
+  return new Map(
+    ids.flatMap((id, read) => {
+      const summed = microbatches === 1 && ids.indexOf(id) === ids.lastIndexOf(id);
+      if (!summed && !placement.splitsGradients) return [];
+      return [[cellName.grad(read), { spec: placement.stateSpec(placement.parameterOf(id)), summed }]];
+    }),
+  );
 }
 
 /** The step's graphs, what its update is made from, and the ids of its parameter reads. The loss is traced at the call. */

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { LoadedStep } from "../../lib/compile/load.ts";
 import {
+  type CellSpec,
   type CompiledStep,
   compileStep,
   microbatchSizes,
@@ -39,6 +40,8 @@ interface Plan {
   readonly microbatches: number;
   /** What an fsdp axis splits of the parameters beside samples. */
   readonly zero: ZeroLevel;
+  readonly bucketBytes: number;
+  readonly prefetch: number;
   readonly schedule: string;
   /** Of f32 programs; f64 is never narrowed. */
   readonly precision: "f32" | "bf16";
@@ -71,7 +74,14 @@ const plans: fc.Arbitrary<Plan> = fc.record({
   batch: fc.integer({ min: 1, max: 7 }),
   microbatches: fc.integer({ min: 1, max: 4 }),
   zero: fc.constantFrom(1, 2, 3),
+<<<<<<< HEAD
   schedule: fc.constantFrom(...scheduleNames),
+=======
+  bucketBytes: fc.constantFrom(0, 100, 2 ** 20),
+  prefetch: fc.integer({ min: 0, max: 2 }),
+  schedule: fc.constantFrom("gpipe", "1f1b"),
+  unbuffered: fc.boolean(),
+>>>>>>> b05321b (Exchanges in buckets: gradients and a layer's parameters)
   precision: fc.constantFrom("f32", "bf16"),
 });
 
@@ -88,7 +98,22 @@ function found(
   });
   const leaves = shapes.map((shape) => ({ shape, seed: 0, places: [1, 1], reversed: false }));
   const recipe = { dtype: "f64" as const, axes: {}, leaves, steps, differentiate: false };
+<<<<<<< HEAD
   return { recipe, axes, batch, microbatches, zero: 3, schedule: "gpipe", precision: "f32" };
+=======
+  return {
+    recipe,
+    axes,
+    batch,
+    microbatches,
+    zero: 3,
+    bucketBytes: 2 ** 20,
+    prefetch: 0,
+    schedule: "gpipe",
+    unbuffered: true,
+    precision: "f32",
+  };
+>>>>>>> b05321b (Exchanges in buckets: gradients and a layer's parameters)
 }
 
 /** Programs that went wrong once, run first each time. */
@@ -172,8 +197,10 @@ class Split {
   }
 
   /** Of a gradient's cell. */
-  cell(name: string): ValueSpec | null {
-    return name === "loss" || this.#plan.zero === 1 ? null : this.state(`p${name.slice(1)}`);
+  cell(name: string): CellSpec | null {
+    const summed = this.#plan.microbatches === 1;
+    if (name === "loss" || (this.#plan.zero === 1 && !summed)) return null;
+    return { spec: this.state(`p${name.slice(1)}`), summed };
   }
 }
 
@@ -242,7 +269,7 @@ function compile(plan: Plan, mesh: Mesh<string>): CompiledStep {
         return spec ? [[name, spec]] : [];
       }),
     ),
-    passes: { precision: plan.precision },
+    passes: { precision: plan.precision, bucketBytes: plan.bucketBytes, prefetch: plan.prefetch },
   });
 }
 

@@ -87,6 +87,7 @@ const collectives: readonly OpName[] = [
   "reduce_scatter",
   "all_to_all",
   "shard_slice",
+  "bucket",
   "broadcast_from",
   "ring_shift",
 ];

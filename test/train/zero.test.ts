@@ -38,6 +38,7 @@ function optionsOf(model: GPT2, zero: ZeroLevel): TrainStepOptions<"inputs" | "t
     loss: ({ inputs, targets }) => model.loss(inputs, targets),
     optimizer: adamw({ learningRate: 1e-3 }),
     batchSize: 8,
+    microbatches: 2,
     batch: { inputs: { dtype: "i32", shape: [length] }, targets: { dtype: "i32", shape: [length] } },
     zero,
     clipNorm: 1,
