@@ -16,8 +16,6 @@ export interface BucketOptions {
   /** By how many layers gathers of parameters precede the layer that reads them. */
   readonly prefetch: number;
   readonly sizes: Readonly<Record<string, number>>;
-  /** Segment and stage of a node; null where the stage is not known yet: such a node stays by itself. */
-  room(node: Node): string | null;
   /** Layer of a node: gathers of several layers are not joined. */
   layer(node: Node): string;
 }
@@ -67,7 +65,7 @@ function collect(graph: Graph, options: BucketOptions): Bucket[] {
   const open = new Map<string, Bucket>();
   graph.nodes.forEach((node, n) => {
     // Stages meet in an order that all of them keep: what is in a bucket is each stage's own affair.
-    const room = joined.has(node.op) && !common(node).axes.includes("pp") ? options.room(node) : null;
+    const room = joined.has(node.op) && !common(node).axes.includes("pp") ? roomOf(node) : null;
     if (room === null) return;
     const maker = graph.values[node.inputs[0]!]!.node;
     // Another bucket's result is there before its first read, wherever that bucket will be.
@@ -92,6 +90,12 @@ function collect(graph: Graph, options: BucketOptions): Bucket[] {
     buckets.push(made);
   });
   return buckets;
+}
+
+/** Stage and segment of a node of a placed graph, phase of others; null for what each reader makes for itself. */
+function roomOf({ stage, segment, phase }: Node): string | null {
+  if (stage === undefined) return phase;
+  return stage < 0 ? null : `${stage} ${segment}`;
 }
 
 function dtypeOf(graph: Graph, node: Node): string {
@@ -182,10 +186,9 @@ class Emitter {
     { op, params, inputs }: Pick<Node, "op" | "params" | "inputs">,
     outputs?: readonly number[],
   ): void {
-    const { path, phase, outputs: own } = this.#graph.nodes[n]!;
-    this.#b.path = path;
-    this.#b.phase = phase;
-    const results = outputs ?? own;
+    const node = this.#graph.nodes[n]!;
+    this.#b.like(node);
+    const results = outputs ?? node.outputs;
     const made = this.#b.append(
       op,
       inputs.map((v) => this.#map[v]!),

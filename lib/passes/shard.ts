@@ -1,8 +1,9 @@
 // Sharding: gives every value a spec by factor propagation and inserts the collectives that this needs.
 // The method is Shardy's factor propagation (openxla.org/shardy), run forward once, with wanted specs of results as hints.
-import { dtypeSize } from "../core/dtype.ts";
+import { dtypeSize, isFloat } from "../core/dtype.ts";
 import { sizeOf } from "../core/shape.ts";
-import type { Graph, Node, Params } from "../ir/graph.ts";
+import type { Graph, Node, Params, TensorType } from "../ir/graph.ts";
+import { batchAxes } from "../ir/mesh.ts";
 import type { FactorMap, LocalBuilder, OpRecord } from "../ir/op.ts";
 import { type ReduceKind, type ValueSpec, axisName, sameAxes, specText } from "../ir/spec.ts";
 import { getOp } from "../ops/index.ts";
@@ -154,7 +155,7 @@ class ShardBuilder extends GraphBuilder {
     const inputTypes = inputs.map((v) => this.type(v));
     const outputTypes = record.infer(inputTypes, params);
     const factors = record.sharding.factors(inputTypes, outputTypes, params);
-    const kept = this.#flowingPartial(record, inputs);
+    const kept = this.#flowingPartial(record, inputs, outputTypes);
     const whole = inputs.map((v) => (kept ? v : this.#reduced(v)));
     const assigned = this.#assign(factors, whole, Object.keys(kept ?? {}));
     const ready = whole.map((v, i) =>
@@ -214,14 +215,19 @@ class ShardBuilder extends GraphBuilder {
   }
 
   /** The partial axes that may flow through this op unreduced; null when inputs must be whole. */
-  #flowingPartial(record: OpRecord, inputs: readonly number[]): Readonly<Record<string, ReduceKind>> | null {
+  #flowingPartial(
+    record: OpRecord,
+    inputs: readonly number[],
+    outputTypes: readonly TensorType[],
+  ): Readonly<Record<string, ReduceKind>> | null {
     const partials = inputs.map((v) => this.spec(v).partial);
     const some = partials.flatMap((p, i) => (Object.keys(p).length > 0 ? [i] : []));
     if (some.length === 0) return null;
     const first = partials[some[0]!]!;
     if (Object.values(first).some((kind) => kind !== "sum")) return null;
     const { linear } = record.sharding;
-    if (linear === "joint") {
+    const sums = record.name === "cast" && isGradient(first) && widens(this.type(inputs[0]!), outputTypes[0]!);
+    if (linear === "joint" || sums) {
       const same = some.length === inputs.length && partials.every((p) => samePartial(p, first));
       return same ? first : null;
     }
@@ -370,6 +376,17 @@ class ShardBuilder extends GraphBuilder {
     });
     return v;
   }
+}
+
+/** Sums over samples or positions are gradients: they are made wide before they are reduced. Activations travel as they are. */
+function isGradient(partial: Readonly<Record<string, ReduceKind>>): boolean {
+  return Object.keys(partial).some((axis) => batchAxes.includes(axis) || axis === "cp");
+}
+
+/** True for a cast that changes no value: it may come before a sum. */
+function widens(from: TensorType, to: TensorType): boolean {
+  const [a, b] = [from.dtype, to.dtype];
+  return isFloat(a) && isFloat(b) && dtypeSize(b) > dtypeSize(a);
 }
 
 function samePartial(a: Readonly<Record<string, ReduceKind>>, b: Readonly<Record<string, ReduceKind>>): boolean {

@@ -1,6 +1,6 @@
 // The end of a training step: gradients are added up, their norm is taken, and every parameter is updated.
 import type { Graph, TensorType } from "../ir/graph.ts";
-import { type ValueSpec, sameSpec } from "../ir/spec.ts";
+import { type ValueSpec, replicated, sameSpec } from "../ir/spec.ts";
 import { updateName } from "../compile/names.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import type { Parameter } from "../tensor/parameter.ts";
@@ -124,8 +124,9 @@ function squareVector(b: SymBuilder, source: UpdateSource, gradient: ReadonlyMap
     const split = splitOf(source, t);
     kinds.set(split, [...(kinds.get(split) ?? []), b.one("square_sum", [gradient.get(t)!])]);
   }
-  return b.concat(
+  const all = b.concat(
     [...kinds.values()].map((squares) => b.concat(squares, 0)),
     0,
   );
+  return placed(b, all, replicated(1));
 }

@@ -74,14 +74,9 @@ const plans: fc.Arbitrary<Plan> = fc.record({
   batch: fc.integer({ min: 1, max: 7 }),
   microbatches: fc.integer({ min: 1, max: 4 }),
   zero: fc.constantFrom(1, 2, 3),
-<<<<<<< HEAD
-  schedule: fc.constantFrom(...scheduleNames),
-=======
   bucketBytes: fc.constantFrom(0, 100, 2 ** 20),
   prefetch: fc.integer({ min: 0, max: 2 }),
-  schedule: fc.constantFrom("gpipe", "1f1b"),
-  unbuffered: fc.boolean(),
->>>>>>> b05321b (Exchanges in buckets: gradients and a layer's parameters)
+  schedule: fc.constantFrom(...scheduleNames),
   precision: fc.constantFrom("f32", "bf16"),
 });
 
@@ -98,9 +93,6 @@ function found(
   });
   const leaves = shapes.map((shape) => ({ shape, seed: 0, places: [1, 1], reversed: false }));
   const recipe = { dtype: "f64" as const, axes: {}, leaves, steps, differentiate: false };
-<<<<<<< HEAD
-  return { recipe, axes, batch, microbatches, zero: 3, schedule: "gpipe", precision: "f32" };
-=======
   return {
     recipe,
     axes,
@@ -110,10 +102,8 @@ function found(
     bucketBytes: 2 ** 20,
     prefetch: 0,
     schedule: "gpipe",
-    unbuffered: true,
     precision: "f32",
   };
->>>>>>> b05321b (Exchanges in buckets: gradients and a layer's parameters)
 }
 
 /** Programs that went wrong once, run first each time. */

@@ -41,9 +41,8 @@ class Exchanges {
 
   run(outputs: readonly number[], bytes: number, prefetch = 0): string[] {
     this.b.graph.outputs.push(...outputs.map((value, i) => ({ name: `y${i}`, value })));
-    const room = ({ phase }: Node): string => phase;
     const layer = ({ path }: Node): string => path;
-    const made = bucketExchanges(this.b.graph, { bytes, prefetch, sizes, room, layer });
+    const made = bucketExchanges(this.b.graph, { bytes, prefetch, sizes, layer });
     verify(made, getOp);
     assert.equal(made.outputs.length, outputs.length);
     return made.nodes.map((node) => nameOf(made, node));
