@@ -70,6 +70,7 @@ function collect(graph: Graph, options: BucketOptions): Bucket[] {
     const maker = graph.values[node.inputs[0]!]!.node;
     // Another bucket's result is there before its first read, wherever that bucket will be.
     const needs = leaf[maker] ? -1 : Math.max(maker, (bucketOf.get(maker)?.read ?? 0) - 1);
+    if (node.op === "all_gather" && needs >= 0 && node.phase !== "update") return; // an activation, wanted at once
     const layer = node.op === "all_gather" && needs < 0 ? options.layer(node) : "";
     const bytes = wholeBytes(graph, node, options.sizes);
     const read = firstRead[node.outputs[0]!]!;
