@@ -7,7 +7,7 @@ import { verify } from "../ir/verify.ts";
 import { getOp } from "../ops/index.ts";
 import { bucketExchanges } from "../passes/bucket.ts";
 import { fuse } from "../passes/fuse.ts";
-import { gatherParameters } from "../passes/gather.ts";
+import { gatherParameters, type Regather } from "../passes/gather.ts";
 import { type Precision, placeCasts } from "../passes/precision.ts";
 import { permuteSequences, type Sequences } from "../passes/sequence.ts";
 import { shard } from "../passes/shard.ts";
@@ -18,6 +18,8 @@ export interface PassOptions {
   readonly precision: Precision;
   /** Most bytes of a bucket of gradients, or of a layer's gathered parameters; defaultBucketBytes when absent. */
   readonly bucketBytes?: number;
+  /** How long gathered parameters are kept; by segment when absent. */
+  readonly regather?: Regather;
   /** By how many layers gathers of parameters precede their use; 0 when absent: nothing is gained without streams. */
   readonly prefetch?: number;
   /** Called with the graph after every pass, for printing. */
@@ -76,8 +78,8 @@ export const graphPasses: readonly { readonly name: string; readonly run: Pass }
   { name: "precision", run: (g, _, o) => placeCasts(g, o.precision) },
   {
     name: "gather",
-    run: (g, { sourceSpec, usedSpec, room = phaseOf }) =>
-      usedSpec ? gatherParameters(g, { storedSpec: sourceSpec, usedSpec, room }) : g,
+    run: (g, { sourceSpec, usedSpec, room = phaseOf }, { regather = "segment" }) =>
+      usedSpec ? gatherParameters(g, { storedSpec: sourceSpec, usedSpec, room, regather }) : g,
   },
   {
     name: "shard",

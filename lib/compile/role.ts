@@ -80,6 +80,8 @@ export class Role {
   readonly closing: number;
   readonly #depositor: Depositor;
   readonly #cells = new Map<string, View>();
+  /** Parameters gathered once a step. */
+  readonly #once = new Map<string, readonly View[]>();
   readonly #input: RoleInput;
   /** The device's coordinate along pp. */
   readonly #column: number;
@@ -208,6 +210,7 @@ export class Role {
         variant.crossings.set(firstTag + crossings.findIndex((c) => c.value === value && c.to === stage), slot);
         return slot;
       },
+      once: { segment: this.opening, made: this.#once },
       sent: new Set(crossings.filter((c) => c.from === stage).map((c) => c.value)),
     });
     crossings.forEach((c, i) => {

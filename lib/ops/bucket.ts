@@ -16,6 +16,8 @@ export type BucketParams = {
   readonly stages?: readonly number[];
   /** Of reductions. */
   readonly kind?: ReduceKind;
+  /** With all_gather: made before the first microbatch, kept to the end of the step. */
+  readonly once?: true;
   /** Of each tensor the dim that is joined or scattered; empty for all_reduce. */
   readonly dims: readonly number[];
   /** Numbers of the tensors whose result takes the operand's memory (all_reduce). */

@@ -67,7 +67,7 @@ type OverAxes = { readonly axes: readonly string[] };
 /** Reduces a partial value over axes; with `stages`, among these coordinates of pp only. */
 export type AllReduceParams = OverAxes & { readonly kind: ReduceKind; readonly stages?: readonly number[] };
 /** Joins the parts of a dim whose innermost axes these are; or takes this device's part along new innermost axes. */
-export type DimParams = OverAxes & { readonly dim: number };
+export type DimParams = OverAxes & { readonly dim: number; readonly once?: true };
 /** Reduces a partial value over axes and leaves it split along a dim by them. */
 export type ReduceScatterParams = DimParams & { readonly kind: ReduceKind };
 /** Moves the innermost axes of joinDim to splitDim. */

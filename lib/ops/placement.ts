@@ -4,8 +4,11 @@ import type { OpRecord } from "../ir/op.ts";
 import { typeText } from "../ir/print.ts";
 import { expectInputs, expectSameDType, expectShape, identityFactors, noCost, perElement } from "./define.ts";
 
-/** The axes that are to split each dim, outermost first. */
-export type ReshardParams = { readonly dims: readonly (readonly string[])[] };
+/**
+ * The axes that are to split each dim, outermost first. `once`: the value is the same in every microbatch; what a gather
+ * gives is made before the first of them and kept to the end of the step.
+ */
+export type ReshardParams = { readonly dims: readonly (readonly string[])[]; readonly once?: true };
 
 /** x -> x, split as `dims` say and whole otherwise. The shard pass puts collectives and slices in its place. */
 const reshard: OpRecord<ReshardParams> = {

@@ -4,14 +4,19 @@ import type { Graph, Node } from "../ir/graph.ts";
 import { type ValueSpec, sameSpec } from "../ir/spec.ts";
 import { GraphBuilder } from "./graph-builder.ts";
 
+/** How long gathered parameters are kept: memory against communication. */
+export type Regather = "segment" | "step";
+
 /** What the pass needs to know beyond the graph. */
 export interface GatherOptions {
   /** Spec of a parameter as it lies on the devices. */
   storedSpec(node: Node): ValueSpec;
   /** Spec with which a parameter is read. */
   usedSpec(node: Node): ValueSpec;
-  /** Segment and stage of a node: each gathers for itself, and forgets after use. */
-  room(node: Node): string;
+  /** Segment and stage of a node. */
+  room(node: Pick<Node, "path" | "phase">): string;
+  /** "segment": each segment gathers for itself, and forgets after use; "step": stages gather once a step. */
+  readonly regather: Regather;
 }
 
 /**
@@ -25,10 +30,17 @@ export function gatherParameters(graph: Graph, options: GatherOptions): Graph {
   const map = new Array<number>(graph.values.length);
   const gathered = new Map<string, number>();
   const gather = (value: number, node: Node): number => {
-    const key = `${value} ${options.room(node)}`;
-    const known = gathered.get(key) ?? b.emit("reshard", [map[value]!], { dims: used.get(value)!.dims })[0]!;
-    gathered.set(key, known);
-    return known;
+    const once = options.regather === "step" && node.phase !== "update";
+    const phase = once ? "forward" : node.phase;
+    const key = `${value} ${options.room({ path: node.path, phase })}`;
+    const known = gathered.get(key);
+    if (known !== undefined) return known;
+    b.phase = phase;
+    const { dims } = used.get(value)!;
+    const made = b.emit("reshard", [map[value]!], once ? { dims, once } : { dims })[0]!;
+    b.phase = node.phase;
+    gathered.set(key, made);
+    return made;
   };
   for (const node of graph.nodes) {
     b.path = node.path;

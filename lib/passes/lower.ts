@@ -5,7 +5,7 @@ import { ProgramError } from "../core/errors.ts";
 import { type Shape, rowMajorStrides, sameShape, shapeText, sizeOf } from "../core/shape.ts";
 import type { Graph, Node, Segment as StageSegment, TensorType } from "../ir/graph.ts";
 import type { Attribute, LowerContext, View } from "../ir/lowering.ts";
-import { type Place, type ValueSpec, localShape } from "../ir/spec.ts";
+import { type Place, type ValueSpec, localShape, specText } from "../ir/spec.ts";
 import { getOp } from "../ops/index.ts";
 
 /**
@@ -60,6 +60,8 @@ export interface LowerOptions {
   received?(value: number, local: TensorType): View;
   /** Values that leave this device: their views become contiguous slot buffers. */
   readonly sent?: ReadonlySet<number>;
+  /** Where gathers go that are made once a step, and those that are made already, for other microbatches or reads. */
+  readonly once?: { readonly segment: number; readonly made: Map<string, readonly View[]> };
 }
 
 /** Ops that are made anew in each segment that reads them rather than kept: leaves, and views of leaves. */
@@ -177,7 +179,10 @@ class GraphLowering {
   run(): (value: number, segment: number) => View {
     const { graph } = this.#options;
     graph.nodes.forEach((node, n) => {
-      if (!this.#duplicable[n] && this.#mine(n)) this.#lowerNode(node, this.#options.segmentOf(node));
+      if (this.#duplicable[n] || !this.#mine(n)) return;
+      const { once, segmentOf } = this.#options;
+      if (once && node.params.once === true) this.#lowerOnce(node, once);
+      else this.#lowerNode(node, segmentOf(node));
     });
     return (value, segment) => this.#view(value, segment);
   }
@@ -217,7 +222,30 @@ class GraphLowering {
     return { dtype: type.dtype, shape: localShape(type.shape, spec!, this.#program.sizes, this.#options.place) };
   }
 
-  #lowerNode(node: Node, segment: number): void {
+  /** Lowers a gather that is the same in every microbatch, or takes the results of the one before. */
+  #lowerOnce(node: Node, { segment, made }: NonNullable<LowerOptions["once"]>): void {
+    const key = node.outputs.map((v, i) => this.#gatheredText(node.inputs[i]!, v)).join("; ");
+    const known = made.get(key);
+    if (known) for (const [i, v] of node.outputs.entries()) this.#views.set(v, known[i]!);
+    else {
+      this.#lowerNode(node, segment, "step");
+      made.set(
+        key,
+        node.outputs.map((v) => this.#views.get(v)!),
+      );
+    }
+  }
+
+  /** Names a gathered parameter: its id, dtype and what still splits it. */
+  #gatheredText(input: number, output: number): string {
+    const { nodes, values } = this.#options.graph;
+    let maker = nodes[values[input]!.node]!;
+    while (maker.op !== "parameter") maker = nodes[values[maker.inputs[0]!]!.node]!;
+    const { type, spec } = values[output]!;
+    return `${maker.params.id} ${type.dtype} ${specText(spec!)}`;
+  }
+
+  #lowerNode(node: Node, segment: number, home: Home = "auto"): void {
     const { graph, sent } = this.#options;
     const views: (View | undefined)[] = node.outputs.map(() => undefined);
     if (node.op === "input" || node.op === "parameter") {
@@ -225,7 +253,7 @@ class GraphLowering {
       views[0] = this.#options.source(node, this.#localType(v), graph.values[v]!.spec!);
     } else {
       const inputs = node.inputs.map((v) => this.#view(v, segment));
-      getOp(node.op).lower(this.#context(node, segment, inputs, views));
+      getOp(node.op).lower(this.#context(node, segment, inputs, views, home));
     }
     node.outputs.forEach((v, i) => {
       const local = this.#localType(v);
@@ -249,7 +277,13 @@ class GraphLowering {
     return slot;
   }
 
-  #context(node: Node, segment: number, inputs: View[], views: (View | undefined)[]): LowerContext<Node["params"]> {
+  #context(
+    node: Node,
+    segment: number,
+    inputs: View[],
+    views: (View | undefined)[],
+    home: Home,
+  ): LowerContext<Node["params"]> {
     const { graph } = this.#options;
     const program = this.#program;
     const outputTypes = node.outputs.map((v) => this.#localType(v));
@@ -263,7 +297,7 @@ class GraphLowering {
       inputSpecs: node.inputs.map((v) => graph.values[v]!.spec!),
       outputSpecs: node.outputs.map((v) => graph.values[v]!.spec!),
       output: (i) => {
-        views[i] ??= temporary(outputTypes[i]!.dtype, outputTypes[i]!.shape);
+        views[i] ??= program.allocate(outputTypes[i]!.dtype, outputTypes[i]!.shape, home);
         return views[i];
       },
       alias: (i, view) => {

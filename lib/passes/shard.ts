@@ -104,7 +104,7 @@ class ShardBuilder extends GraphBuilder {
   /** Reshards already made: value and wanted spec -> value. */
   readonly #made = new Map<string, number>();
   /** Set while an explicit reshard is made: it stays where it stands, and is nobody else's. */
-  #explicit = false;
+  #explicit: Pick<ReshardParams, "once"> | null = null;
 
   readonly #local: LocalBuilder<GraphValue> = {
     size: (axis) => this.#sizes[axisName(axis)] ?? 1,
@@ -182,10 +182,10 @@ class ShardBuilder extends GraphBuilder {
   }
 
   /** An explicit reshard, where it stands in the graph. */
-  #placed(value: number, { dims }: ReshardParams): number {
-    this.#explicit = true;
+  #placed(value: number, { dims, ...how }: ReshardParams): number {
+    this.#explicit = how;
     const placed = this.toSpec(value, { dims, partial: {} });
-    this.#explicit = false;
+    this.#explicit = null;
     return placed;
   }
 
@@ -287,7 +287,8 @@ class ShardBuilder extends GraphBuilder {
 
   #step(value: number, key: string, op: string, params: Params, spec: ValueSpec): number {
     if (this.#explicit) {
-      const made = this.append(op, [value], params, [this.type(value)])[0]!;
+      const own = op === "all_gather" ? { ...params, ...this.#explicit } : params;
+      const made = this.append(op, [value], own, [this.type(value)])[0]!;
       this.graph.values[made]!.spec = spec;
       return made;
     }

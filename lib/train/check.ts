@@ -39,6 +39,8 @@ export function checkTrainOptions(mesh: Mesh, model: Placeable, options: TrainSt
     seed = 0,
     zero = defaultZero,
     bucketBytes,
+    regather = "segment",
+    prefetch,
     stageOf,
   } = options;
   if (virtualStages !== undefined) expectInteger("virtualStages", virtualStages, 1);
@@ -46,6 +48,10 @@ export function checkTrainOptions(mesh: Mesh, model: Placeable, options: TrainSt
   expectNotNegative("clipNorm", clipNorm);
   expectInteger("seed", seed, 0);
   expectInteger("zero", zero, 1, 3);
+  if (!["segment", "step"].includes(regather)) {
+    throw new ConfigError(`regather must be "segment" or "step", not ${describe(regather)}`);
+  }
+  if (prefetch !== undefined) expectInteger("prefetch", prefetch, 0);
   if (bucketBytes !== undefined) expectInteger("bucketBytes", bucketBytes, 0);
   if (stageOf !== undefined) expectFunction("stageOf", stageOf);
 }

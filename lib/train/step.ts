@@ -23,6 +23,7 @@ import type { ValueSpec } from "../ir/spec.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { ratesOf } from "../passes/cost.ts";
 import { stageDevices } from "../passes/schedule.ts";
+import type { Regather } from "../passes/gather.ts";
 import { scheduleMaker } from "../passes/schedules.ts";
 import type { Precision } from "../passes/precision.ts";
 import type { Mesh } from "../tensor/mesh.ts";
@@ -73,6 +74,13 @@ export interface TrainStepOptions<Name extends string = string> {
   readonly sequenceParallel?: SequenceParallel;
   /** What the mesh's fsdp axis splits: 1 the optimizer's state, 2 gradients too, 3 (default) parameters too. */
   readonly zero?: ZeroLevel;
+  /**
+   * How long parameters that are gathered for use (ZeRO-3) are kept: "segment" (default), each forward and backward gathers
+   * anew; "step", they are gathered once a step: more memory, fewer exchanges with several microbatches.
+   */
+  readonly regather?: Regather;
+  /** By how many layers such gathers precede their use: 1 on devices whose exchanges run beside computing, else 0. */
+  readonly prefetch?: number;
   /** Most bytes of gradients, or of a layer's gathered parameters, in one exchange (a bucket): 25 MiB when absent. */
   readonly bucketBytes?: number;
   /** Pipeline stage of a module path; balanced by cost when absent. */
@@ -251,6 +259,8 @@ export async function planTrainStep<Name extends string>(
   const placement = new Placement(mesh, model, { stageOf, zero, deviceOfStage: stageDevices(schedule) });
   const passes: PassOptions = {
     precision: options.precision ?? "f32",
+    regather: options.regather ?? "segment",
+    prefetch: options.prefetch ?? prefetchOf(mesh.engine.kind),
     ...(options.bucketBytes === undefined ? {} : { bucketBytes: options.bucketBytes }),
     ...(options.onTime ? { onTime: options.onTime } : {}),
   };
@@ -274,6 +284,11 @@ export async function planTrainStep<Name extends string>(
   };
   const compiled = await compile(step, how, options.signal);
   return { plan: new StepPlan(mesh, compiled, placement), compiled, placement, source };
+}
+
+/** A device that does one thing after the other would only hold more. */
+function prefetchOf(kind: string): number {
+  return kind === "cuda" ? 1 : 0;
 }
 
 /**

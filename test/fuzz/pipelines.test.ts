@@ -42,6 +42,7 @@ interface Plan {
   readonly zero: ZeroLevel;
   readonly bucketBytes: number;
   readonly prefetch: number;
+  readonly regather: "segment" | "step";
   readonly schedule: string;
   /** Of f32 programs; f64 is never narrowed. */
   readonly precision: "f32" | "bf16";
@@ -76,6 +77,7 @@ const plans: fc.Arbitrary<Plan> = fc.record({
   zero: fc.constantFrom(1, 2, 3),
   bucketBytes: fc.constantFrom(0, 100, 2 ** 20),
   prefetch: fc.integer({ min: 0, max: 2 }),
+  regather: fc.constantFrom("segment", "step"),
   schedule: fc.constantFrom(...scheduleNames),
   precision: fc.constantFrom("f32", "bf16"),
 });
@@ -101,6 +103,7 @@ function found(
     zero: 3,
     bucketBytes: 2 ** 20,
     prefetch: 0,
+    regather: "segment",
     schedule: "gpipe",
     precision: "f32",
   };
@@ -259,7 +262,12 @@ function compile(plan: Plan, mesh: Mesh<string>): CompiledStep {
         return spec ? [[name, spec]] : [];
       }),
     ),
-    passes: { precision: plan.precision, bucketBytes: plan.bucketBytes, prefetch: plan.prefetch },
+    passes: {
+      precision: plan.precision,
+      bucketBytes: plan.bucketBytes,
+      prefetch: plan.prefetch,
+      regather: plan.regather,
+    },
   });
 }
 

@@ -60,6 +60,7 @@ interface Layout {
   readonly microbatches: number;
   readonly schedule?: string;
   readonly zero?: 1 | 2 | 3;
+  readonly regather?: "segment" | "step";
 }
 
 const layouts: readonly Layout[] = [
@@ -73,6 +74,7 @@ const layouts: readonly Layout[] = [
   { axes: { fsdp: 3 }, microbatches: 2, zero: 2 },
   { axes: { fsdp: 2, tp: 2 }, microbatches: 1, zero: 3 },
   { axes: { dp: 2, fsdp: 2 }, microbatches: 2, zero: 3 },
+  { axes: { pp: 2, fsdp: 2 }, microbatches: 3, zero: 3, regather: "step" },
   { axes: { pp: 2, fsdp: 2 }, microbatches: 3, zero: 1 },
   { axes: { pp: 2, fsdp: 2 }, microbatches: 3, zero: 2 },
   { axes: { pp: 2, fsdp: 2, tp: 2 }, microbatches: 2, zero: 3 },
@@ -86,8 +88,8 @@ const layouts: readonly Layout[] = [
   { axes: { pp: 2, dp: 2, tp: 2 }, microbatches: 5 },
 ];
 
-function layoutText({ axes, microbatches, zero }: Layout): string {
-  return `${JSON.stringify(axes)}${zero ? ` (ZeRO-${zero})` : ""} in ${microbatches} microbatches`;
+function layoutText({ axes, microbatches, zero, regather }: Layout): string {
+  return `${JSON.stringify(axes)}${zero ? ` (ZeRO-${zero}${regather ? ", gathered once" : ""})` : ""} in ${microbatches} microbatches`;
 }
 
 const batchSize = 5;
@@ -101,7 +103,7 @@ interface Trained {
 
 async function train(
   config: ModelConfig,
-  { axes, microbatches, schedule = "1f1b", zero = 3 }: Layout,
+  { axes, microbatches, schedule = "1f1b", zero = 3, regather = "segment" }: Layout,
 ): Promise<Trained> {
   await using mesh = await Mesh.open({ device: "cpu", axes, threads: 1, timeoutMs: 20_000 });
   const model = createModel(config);
@@ -114,6 +116,7 @@ async function train(
     microbatches,
     schedule,
     zero,
+    regather,
     clipNorm: 1,
     seed: 3,
   });
