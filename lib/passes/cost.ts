@@ -44,10 +44,13 @@ export function traffic(
   node: Node,
   sizes: Readonly<Record<string, number>>,
 ): { readonly ranks: number; readonly bytes: number } | null {
-  const share = sentShare[node.op];
+  const share = sentShare[node.op === "bucket" ? (node.params.op as string) : node.op];
   if (share === undefined) return null;
   const ranks = (node.params.axes as readonly string[]).reduce((n, axis) => n * (sizes[axisName(axis)] ?? 1), 1);
-  const whole = Math.max(...[...node.inputs, ...node.outputs].map((v) => bytesAt(graph, v, sizes)));
+  const whole = node.inputs.reduce(
+    (sum, v, i) => sum + Math.max(bytesAt(graph, v, sizes), bytesAt(graph, node.outputs[i]!, sizes)),
+    0,
+  );
   return { ranks, bytes: share(ranks) * whole };
 }
 
