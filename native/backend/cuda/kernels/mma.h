@@ -9,7 +9,7 @@
 #include "backend/cuda/kernels/dialect.h"
 
 #if defined(MESHWORK_CUDA_EMULATOR)
-#include "test/cuda_emulator/emulated_mma.h"
+#include <emulated_mma.h>  // the emulator's, found where <cuda_runtime.h> is
 #else
 
 namespace meshwork::cuda {
