@@ -9,7 +9,9 @@ import type { StepInput } from "./step.ts";
 /** The axis that splits sequences. */
 export const sequenceAxis = "cp";
 
-/** How a batch's array is laid out in staging memory: all samples' tokens of the first rank, then those of the next. */
+/**
+ * How a batch's array is laid out in staging memory: all samples' tokens of the first rank, then those of the next.
+ */
 export interface SequenceLayout {
   /** Dim of a sample that runs along the sequence. */
   readonly dim: number;
@@ -29,9 +31,9 @@ function countsOf(length: number, ranks: number): number[] {
 }
 
 /**
- * The zig-zag order of a sequence over ranks: the positions of the first rank's tokens, then of the next one's. A rank with n
- * tokens holds the next ceil(n / 2) from the front and the next floor(n / 2) from the back, so that in causal attention all
- * ranks see about equally much, whatever the length.
+ * The zig-zag order of a sequence over ranks: the positions of the first rank's tokens, then of the next one's. A
+ * rank with n tokens holds the next ceil(n / 2) from the front and the next floor(n / 2) from the back, so that in
+ * causal attention all ranks see about equally much, whatever the length.
  */
 export function zigzag(length: number, ranks: number): Int32Array {
   const order = new Int32Array(length);

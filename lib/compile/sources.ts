@@ -29,7 +29,10 @@ export function withSequences(source: StepSource, layout: MeshLayout): SplitSour
   return { ...source, sequences, inputs: withSequenceInputs(source.inputs, sequences, layout), scattered: null };
 }
 
-/** The source with sequence parallelism as it is asked for, or as it costs less. Throws PlanError where it cannot be on. */
+/**
+ * The source with sequence parallelism as it is asked for, or as it costs less. Throws PlanError where it cannot be
+ * on.
+ */
 export function withScatter(source: SplitSource, options: StepOptions, sizes: readonly number[]): SplitSource {
   const { layout, sequenceParallel = "auto", rates = deviceRates.cpu } = options;
   const scattered = new Map(source.inputs.flatMap((i) => (i.sequence === undefined ? [] : [[i.name, i.sequence + 1]])));

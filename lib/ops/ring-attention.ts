@@ -1,5 +1,6 @@
-// Attention over a sequence that a mesh axis splits: keys and values go round the ring of ranks, and every rank adds what its
-// queries see of each part (Liu et al. 2023, "Ring Attention with Blockwise Transformers"). Gradients go round with them.
+// Attention over a sequence that a mesh axis splits: keys and values go round the ring of ranks, and every rank adds
+// what its queries see of each part (Liu et al. 2023, "Ring Attention with Blockwise Transformers"). Gradients go
+// round with them.
 import { statisticsDType } from "../core/dtype.ts";
 import type { Builder } from "../ir/builder.ts";
 import type { Params } from "../ir/graph.ts";
@@ -119,9 +120,9 @@ export function ringAttention<V>(
 }
 
 /**
- * Gradients of ringAttention(): q, k, v, out, lse, dout (, marks) -> dq, dk, dv. The gradients of keys and values, in the
- * statistics' dtype, begin with the first rank after the owner, gather what each rank adds, and end at home: n - 1 shifts of
- * keys and values, and n - 1 of their gradients. A rank's own part comes last.
+ * Gradients of ringAttention(): q, k, v, out, lse, dout (, marks) -> dq, dk, dv. The gradients of keys and values, in
+ * the statistics' dtype, begin with the first rank after the owner, gather what each rank adds, and end at home: n -
+ * 1 shifts of keys and values, and n - 1 of their gradients. A rank's own part comes last.
  */
 export function ringAttentionGrad<V>(
   b: Builder<V>,

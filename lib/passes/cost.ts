@@ -1,5 +1,5 @@
-// What a sharded graph costs the device that has most to do, in seconds by a simple model: good enough to choose between two
-// ways of splitting the same work.
+// What a sharded graph costs the device that has most to do, in seconds by a simple model: good enough to choose
+// between two ways of splitting the same work.
 import { dtypeSize } from "../core/dtype.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { Graph, Node, TensorType } from "../ir/graph.ts";
@@ -65,7 +65,9 @@ function bytesAt(graph: Graph, value: number, sizes: Readonly<Record<string, num
   return sizeOf(shape) * dtypeSize(dtype);
 }
 
-/** Seconds of a graph with specs, run once by one device of a mesh. Products and memory overlap, collectives do not. */
+/**
+ * Seconds of a graph with specs, run once by one device of a mesh. Products and memory overlap, collectives do not.
+ */
 export function costOf(graph: Graph, sizes: Readonly<Record<string, number>>, rates: DeviceRates): number {
   let seconds = 0;
   for (const node of graph.nodes) {

@@ -1,8 +1,9 @@
-// Context parallelism: puts a step's sequences in the order in which its ranks hold them. A causal sequence cut into contiguous
-// parts would give the last rank most of the work; so each rank holds a part from the front and one from the back (the
-// zig-zag split), and the parts of all ranks, joined, are the sequence in another order. Inputs are permuted when they are
-// loaded; this pass finds every dim that runs along them, by the factors that link dims, and makes the graph mean the same:
-// indices become positions, which are an input; causal attention is told positions; what needs the true order gets it.
+// Context parallelism: puts a step's sequences in the order in which its ranks hold them. A causal sequence cut into
+// contiguous parts would give the last rank most of the work; so each rank holds a part from the front and one from
+// the back (the zig-zag split), and the parts of all ranks, joined, are the sequence in another order. Inputs are
+// permuted when they are loaded; this pass finds every dim that runs along them, by the factors that link dims, and
+// makes the graph mean the same: indices become positions, which are an input; causal attention is told positions;
+// what needs the true order gets it.
 import type { DType } from "../core/dtype.ts";
 import type { Graph, Node, Params, TensorType } from "../ir/graph.ts";
 import type { FactorMap } from "../ir/op.ts";

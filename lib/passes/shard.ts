@@ -1,5 +1,5 @@
-// Sharding: gives every value a spec by factor propagation and inserts the collectives that this needs.
-// The method is Shardy's factor propagation (openxla.org/shardy), run forward once, with wanted specs of results as hints.
+// Sharding: gives every value a spec by factor propagation and inserts the collectives that this needs. The method is
+// Shardy's factor propagation (openxla.org/shardy), run forward once, with wanted specs of results as hints.
 import { dtypeSize, isFloat } from "../core/dtype.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { Graph, Node, Params, TensorType } from "../ir/graph.ts";
@@ -11,6 +11,7 @@ import { elementOps } from "../ops/kernels.ts";
 import type { ReshardParams } from "../ops/placement.ts";
 import { GraphBuilder, type GraphValue, GraphValueBuilder } from "./graph-builder.ts";
 import { sequenceDims } from "./sequence.ts";
+import { castsIntoSums, wantedSpecs } from "./shard-hints.ts";
 
 /** What the shard pass needs to know beyond the graph. */
 export interface ShardOptions {
@@ -43,16 +44,21 @@ export interface SequenceScatter {
 
 type Dims = readonly (readonly string[])[];
 
-/** Returns the graph with every value's spec set, and with reductions, gathers and slices inserted. Shapes stay global. */
+/**
+ * Returns the graph with every value's spec set, and with reductions, gathers and slices inserted. Shapes stay
+ * global.
+ */
 export function shard(graph: Graph, options: ShardOptions): Graph {
   const b = new ShardBuilder(options.sizes, options.scatter);
   const wanted = wantedSpecs(graph, options);
+  const summed = castsIntoSums(graph);
   const along = options.scatter ? sequenceDims(graph, options.scatter.inputs) : null;
   const map = new Array<number>(graph.values.length);
   for (const node of graph.nodes) {
     b.path = node.path;
     b.phase = node.phase;
     b.wanted = node.outputs.map((v) => wanted[v] ?? null);
+    b.intoSum = summed.has(node);
     const results =
       node.op === "input" || node.op === "parameter"
         ? b.source(node, options.sourceSpec(node))
@@ -77,29 +83,10 @@ export function shard(graph: Graph, options: ShardOptions): Graph {
   return b.graph;
 }
 
-/** Specs that results want, carried backwards through ops that keep dims (so that leaves are made split). */
-function wantedSpecs(graph: Graph, options: ShardOptions): (ValueSpec | null)[] {
-  const wanted: (ValueSpec | null)[] = graph.values.map(() => null);
-  for (const { name, value } of graph.outputs) {
-    wanted[value] ??= options.outputSpec(name) ?? options.wantedSpec?.(name) ?? null;
-  }
-  for (let n = graph.nodes.length - 1; n >= 0; n--) {
-    const node = graph.nodes[n]!;
-    const spec = node.outputs.length === 1 ? wanted[node.outputs[0]!] : null;
-    if (!spec) continue;
-    const shape = graph.values[node.outputs[0]!]!.type.shape;
-    const record = getOp(node.op);
-    if (record.sharding.linear !== "joint") continue;
-    for (const v of node.inputs) {
-      const type = graph.values[v]!.type;
-      if (type.shape.length === shape.length && type.shape.every((d, i) => d === shape[i])) wanted[v] ??= spec;
-    }
-  }
-  return wanted;
-}
-
 class ShardBuilder extends GraphBuilder {
   wanted: (ValueSpec | null)[] = [];
+  /** Set for a cast whose result is added to others that may be partial alike. */
+  intoSum = false;
   readonly #sizes: Readonly<Record<string, number>>;
   /** Reshards already made: value and wanted spec -> value. */
   readonly #made = new Map<string, number>();
@@ -226,8 +213,8 @@ class ShardBuilder extends GraphBuilder {
     const first = partials[some[0]!]!;
     if (Object.values(first).some((kind) => kind !== "sum")) return null;
     const { linear } = record.sharding;
-    const sums = record.name === "cast" && isGradient(first) && widens(this.type(inputs[0]!), outputTypes[0]!);
-    if (linear === "joint" || sums) {
+    const gradient = isGradient(first) && record.name === "cast" && widens(this.type(inputs[0]!), outputTypes[0]!);
+    if (linear === "joint" || gradient || (this.intoSum && record.name === "cast")) {
       const same = some.length === inputs.length && partials.every((p) => samePartial(p, first));
       return same ? first : null;
     }
@@ -274,7 +261,9 @@ class ShardBuilder extends GraphBuilder {
     return assigned;
   }
 
-  /** True for a dim that is split by the axis of sequence parallelism, which gives way to every other use of the axis. */
+  /**
+   * True for a dim that is split by the axis of sequence parallelism, which gives way to every other use of the axis.
+   */
   #isScattered(value: number, dim: number): boolean {
     return this.#along.get(value) === dim && this.spec(value).dims[dim]!.at(-1) === this.#scatter?.axis;
   }
@@ -299,8 +288,8 @@ class ShardBuilder extends GraphBuilder {
     const name = `${value} ${who} ${key}`;
     const known = this.#made.get(name);
     if (known !== undefined) return known;
-    // Others lie with the value's producer: a backward that reads a forward value of an earlier stage must not make that
-    // stage's backward come before its own.
+    // Others lie with the value's producer: a backward that reads a forward value of an earlier stage must not make
+    // that stage's backward come before its own.
     const { path, phase } = this;
     const producer = this.graph.nodes[this.graph.values[value]!.node]!;
     if (!apart) {
@@ -316,7 +305,10 @@ class ShardBuilder extends GraphBuilder {
     return made;
   }
 
-  /** Sums (max, min) a partial value over its partial axes; activations are scattered along their sequence where that is on. */
+  /**
+   * Sums (max, min) a partial value over its partial axes; activations are scattered along their sequence where that
+   * is on.
+   */
   #reduced(value: number): number {
     let v = this.#scattered(value);
     for (const kind of ["sum", "max", "min"] as const) {
@@ -343,8 +335,8 @@ class ShardBuilder extends GraphBuilder {
   }
 
   /**
-   * Gathers what is split otherwise than wanted (innermost axis first), then takes local parts: scattered sums along axes
-   * that the value is partial over, slices along others.
+   * Gathers what is split otherwise than wanted (innermost axis first), then takes local parts: scattered sums along
+   * axes that the value is partial over, slices along others.
    */
   #reshard(value: number, wanted: Dims): number {
     let v = value;
@@ -379,7 +371,10 @@ class ShardBuilder extends GraphBuilder {
   }
 }
 
-/** Sums over samples or positions are gradients: they are made wide before they are reduced. Activations travel as they are. */
+/**
+ * Sums over samples or positions are gradients: they are made wide before they are reduced. Activations travel as
+ * they are.
+ */
 function isGradient(partial: Readonly<Record<string, ReduceKind>>): boolean {
   return Object.keys(partial).some((axis) => batchAxes.includes(axis) || axis === "cp");
 }

@@ -1,5 +1,5 @@
-// What a record says of reordering: along every factor that is not `ordered`, and every `unsplit` one, an op of reordered
-// operands gives reordered results. Context parallelism relies on it.
+// What a record says of reordering: along every factor that is not `ordered`, and every `unsplit` one, an op of
+// reordered operands gives reordered results. Context parallelism relies on it.
 import type { Params, TensorType } from "../../lib/ir/graph.ts";
 import { getOp, type OpName } from "../../lib/ops/index.ts";
 import { cases } from "./cases.ts";
@@ -22,7 +22,9 @@ const exempt = new Set<OpName>([
   "parameter",
 ]);
 
-/** The elements along a dim in reverse, each pair exchanged once more: no order that a formula would keep by chance. */
+/**
+ * The elements along a dim in reverse, each pair exchanged once more: no order that a formula would keep by chance.
+ */
 function scrambled(x: Dense, dim: number): Dense {
   const n = x.shape[dim]!;
   const inner = x.shape.slice(dim + 1).reduce((a, b) => a * b, 1);

@@ -44,6 +44,9 @@ interface Plan {
   readonly prefetch: number;
   readonly regather: "segment" | "step";
   readonly schedule: string;
+  /** The dim of a sample that is a sequence, for cp and tp to split; none where there is none such. */
+  readonly sequence: number;
+  readonly sequenceParallel: boolean;
   /** Of f32 programs; f64 is never narrowed. */
   readonly precision: "f32" | "bf16";
 }
@@ -67,6 +70,12 @@ const meshes: readonly Readonly<Record<string, number>>[] = [
   { fsdp: 3 },
   { fsdp: 2, tp: 2 },
   { pp: 2, fsdp: 2 },
+  { cp: 2 },
+  { cp: 3 },
+  { dp: 2, cp: 2 },
+  { pp: 2, cp: 2 },
+  { cp: 2, tp: 2 },
+  { fsdp: 2, cp: 2 },
 ];
 
 const plans: fc.Arbitrary<Plan> = fc.record({
@@ -79,6 +88,8 @@ const plans: fc.Arbitrary<Plan> = fc.record({
   prefetch: fc.integer({ min: 0, max: 2 }),
   regather: fc.constantFrom("segment", "step"),
   schedule: fc.constantFrom(...scheduleNames),
+  sequence: fc.integer({ min: 0, max: 1 }),
+  sequenceParallel: fc.boolean(),
   precision: fc.constantFrom("f32", "bf16"),
 });
 
@@ -95,18 +106,9 @@ function found(
   });
   const leaves = shapes.map((shape) => ({ shape, seed: 0, places: [1, 1], reversed: false }));
   const recipe = { dtype: "f64" as const, axes: {}, leaves, steps, differentiate: false };
-  return {
-    recipe,
-    axes,
-    batch,
-    microbatches,
-    zero: 3,
-    bucketBytes: 2 ** 20,
-    prefetch: 0,
-    regather: "segment",
-    schedule: "gpipe",
-    precision: "f32",
-  };
+  const rest = { zero: 3, schedule: "gpipe", sequence: 0, sequenceParallel: false, precision: "f32" } as const;
+  const exchanges = { bucketBytes: 2 ** 20, prefetch: 0, regather: "segment" } as const;
+  return { recipe, axes, batch, microbatches, ...exchanges, ...rest };
 }
 
 /** Programs that went wrong once, run first each time. */
@@ -177,7 +179,7 @@ class Split {
 
   used(id: string): ValueSpec {
     const leaf = this.#plan.recipe.leaves[Number(id.slice(1))]!;
-    const axes = this.#layout.axes.filter((axis) => axis !== "pp" && axis !== "fsdp");
+    const axes = this.#layout.axes.filter((axis) => !["pp", "fsdp", "cp"].includes(axis));
     return toValueSpec(specOf(leaf, axes), leaf.shape.length);
   }
 
@@ -240,9 +242,12 @@ function compile(plan: Plan, mesh: Mesh<string>): CompiledStep {
   const { dtype, leaves } = recipe;
   const split = new Split(plan);
   const micro = new Map(microbatchSizes(batch, microbatches).map((n) => [n, traceMicro(plan, n)]));
+  const shape = leaves[0]!.shape.slice(0, 2);
+  const sequence = (shape[plan.sequence] ?? 0) > 0 ? { sequence: plan.sequence } : {};
+  const scatters = plan.sequenceParallel && "sequence" in sequence && mesh.layout.size("tp") > 1;
   const source: StepSource = {
     inputs: [
-      { name: "x", dtype, shape: leaves[0]!.shape.slice(0, 2), batch: true },
+      { name: "x", dtype, shape, batch: true, ...sequence },
       { name: "samples", dtype: "i32", shape: [], batch: true },
     ],
     micro,
@@ -262,6 +267,7 @@ function compile(plan: Plan, mesh: Mesh<string>): CompiledStep {
         return spec ? [[name, spec]] : [];
       }),
     ),
+    sequenceParallel: scatters ? "on" : "off",
     passes: {
       precision: plan.precision,
       bucketBytes: plan.bucketBytes,

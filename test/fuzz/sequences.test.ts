@@ -1,5 +1,5 @@
-// Random programs, with gradients, some dims of whose leaves are sequences split zig-zag over cp: permuted by the pass and
-// run on a mesh, they give what the program gives. A failure shrinks and prints both graphs.
+// Random programs, with gradients, some dims of whose leaves are sequences split zig-zag over cp: permuted by the
+// pass and run on a mesh, they give what the program gives. A failure shrinks and prints both graphs.
 import fc from "fast-check";
 import { withSequenceInputs, zigzag } from "../../lib/compile/sequence.ts";
 import type { Graph } from "../../lib/ir/graph.ts";

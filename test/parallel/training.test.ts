@@ -61,6 +61,7 @@ interface Layout {
   readonly schedule?: string;
   readonly zero?: 1 | 2 | 3;
   readonly regather?: "segment" | "step";
+  readonly sequenceParallel?: "on" | "off";
 }
 
 const layouts: readonly Layout[] = [
@@ -79,6 +80,14 @@ const layouts: readonly Layout[] = [
   { axes: { pp: 2, fsdp: 2 }, microbatches: 3, zero: 2 },
   { axes: { pp: 2, fsdp: 2, tp: 2 }, microbatches: 2, zero: 3 },
   { axes: { tp: 2 }, microbatches: 1 },
+  { axes: { tp: 2 }, microbatches: 2, sequenceParallel: "on" },
+  { axes: { pp: 2, tp: 2 }, microbatches: 3, schedule: "zb-h1", sequenceParallel: "on" },
+  { axes: { cp: 2 }, microbatches: 2 },
+  { axes: { cp: 3 }, microbatches: 1 },
+  { axes: { dp: 2, cp: 2 }, microbatches: 2 },
+  { axes: { cp: 2, tp: 2 }, microbatches: 1, sequenceParallel: "on" },
+  { axes: { pp: 2, cp: 2 }, microbatches: 3, schedule: "zb-v" },
+  { axes: { fsdp: 2, cp: 2 }, microbatches: 1, zero: 3 },
   { axes: { tp: 3 }, microbatches: 2 },
   { axes: { pp: 2 }, microbatches: 4, schedule: "gpipe" },
   { axes: { pp: 3 }, microbatches: 3 },
@@ -88,8 +97,9 @@ const layouts: readonly Layout[] = [
   { axes: { pp: 2, dp: 2, tp: 2 }, microbatches: 5 },
 ];
 
-function layoutText({ axes, microbatches, zero, regather }: Layout): string {
-  return `${JSON.stringify(axes)}${zero ? ` (ZeRO-${zero}${regather ? ", gathered once" : ""})` : ""} in ${microbatches} microbatches`;
+function layoutText({ axes, microbatches, zero, regather, sequenceParallel }: Layout): string {
+  const more = `${zero ? ` (ZeRO-${zero}${regather ? ", gathered once" : ""})` : ""}${sequenceParallel === "on" ? " (sequence parallel)" : ""}`;
+  return `${JSON.stringify(axes)}${more} in ${microbatches} microbatches`;
 }
 
 const batchSize = 5;
@@ -103,7 +113,7 @@ interface Trained {
 
 async function train(
   config: ModelConfig,
-  { axes, microbatches, schedule = "1f1b", zero = 3, regather = "segment" }: Layout,
+  { axes, microbatches, schedule = "1f1b", zero = 3, regather = "segment", sequenceParallel = "off" }: Layout,
 ): Promise<Trained> {
   await using mesh = await Mesh.open({ device: "cpu", axes, threads: 1, timeoutMs: 20_000 });
   const model = createModel(config);
@@ -112,11 +122,15 @@ async function train(
     // A large eps: keys' biases have no gradient but rounding, which AdamW would magnify to full steps.
     optimizer: adamw({ learningRate: 1e-2, weightDecay: 0.1, eps: 1e-3 }),
     batchSize,
-    batch: { inputs: { dtype: "i32", shape: [length] }, targets: { dtype: "i32", shape: [length] } },
+    batch: {
+      inputs: { dtype: "i32", shape: [length], sequence: 0 },
+      targets: { dtype: "i32", shape: [length], sequence: 0 },
+    },
     microbatches,
     schedule,
     zero,
     regather,
+    sequenceParallel,
     clipNorm: 1,
     seed: 3,
   });

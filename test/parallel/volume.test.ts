@@ -64,34 +64,42 @@ async function count(
 describe("what a step sends", function () {
   this.timeout(120_000);
   const [dp, tp, length] = [4, 16, 48];
-  /** Activations of a microbatch's residual stream on one of the dp ranks, and one number for each token. */
-  const stream = (samples / microbatches / dp) * length * width * 4;
-  const perToken = stream / width;
-
-  for (const model of ["gpt2", "llama"] as const) {
-    it(`${model}, tensor parallel over 16 of 64 devices: 4 L + 2 all-reduces of the stream a microbatch`, async () => {
-      const sent = await count(model, { dp, tp }, length);
+  /** Elements of a microbatch's residual stream on one of the dp ranks, and tokens. */
+  const stream = (samples / microbatches / dp) * length * width;
+  const tokens = stream / width;
+  // Sums of products have the compute type; the embedding is of the parameters' type.
+  for (const [model, precision, bytes] of [
+    ["gpt2", "f32", 4],
+    ["llama", "f32", 4],
+    ["gpt2", "bf16", 2],
+    ["llama", "bf16", 2],
+  ] as const) {
+    const product = stream * bytes;
+    const embedded = stream * 4;
+    // Where several products add to one gradient (q, k and v; gate and up), their sum is one, in float32.
+    const sums = layers * (2 * product + 2 * (model === "llama" ? embedded : product));
+    it(`${model} in ${precision}, tensor parallel over 16 of 64 devices: 4 L + 2 all-reduces of the stream`, async () => {
+      const sent = await count(model, { dp, tp }, length, { precision });
       const all = sent("all_reduce", tp);
       // Each layer two forward and two backward; the split vocabulary one each way, and three numbers a token in the loss.
-      const norms = normBytes(model);
-      assert.equal(all.bytes, microbatches * ((4 * layers + 2) * stream + 3 * perToken) + norms);
+      const micro = sums + product + embedded + 3 * tokens * 4;
+      assert.equal(all.bytes, microbatches * micro + normBytes(model));
       for (const op of ["all_gather", "reduce_scatter", "all_to_all"]) assert.equal(sent(op, tp).calls, 0, op);
     });
 
-    it(`${model}, with sequence parallelism: 4 L + 2 reduce-scatters, 6 L + 3 all-gathers`, async () => {
-      const sent = await count(model, { dp, tp }, length, { sequenceParallel: "on" });
-      const norms = normBytes(model);
+    it(`${model} in ${precision}, with sequence parallelism: 4 L + 2 reduce-scatters, 6 L + 3 all-gathers`, async () => {
+      const sent = await count(model, { dp, tp }, length, { sequenceParallel: "on", precision });
       assert.deepEqual(sent("reduce_scatter", tp), {
         calls: microbatches * (4 * layers + 2),
-        bytes: microbatches * (4 * layers + 2) * stream,
+        bytes: microbatches * (sums + product + embedded),
       });
       assert.deepEqual(sent("all_gather", tp), {
         calls: microbatches * (6 * layers + 3),
-        bytes: microbatches * (6 * layers + 3) * stream,
+        bytes: microbatches * ((6 * layers + 2) * product + embedded),
       });
       // Learned positions are looked up where the stream is scattered: once a step their gradient is summed over tp.
       const positions = model === "gpt2" ? configs.gpt2.n_positions * width * 4 : 0;
-      assert.equal(sent("all_reduce", tp).bytes, microbatches * 3 * perToken + norms + positions);
+      assert.equal(sent("all_reduce", tp).bytes, microbatches * 3 * tokens * 4 + normBytes(model) + positions);
     });
   }
 
@@ -106,8 +114,8 @@ describe("what a step sends", function () {
         ["bf16", 2 + 2 + 4],
       ] as const) {
         const sent = await count(model, { dp, cp }, length, { precision });
-        const tokens = (samples / microbatches / dp) * (length / cp);
-        const pair = tokens * groups * 2 * (width / heads);
+        const own = (samples / microbatches / dp) * (length / cp);
+        const pair = own * groups * 2 * (width / heads);
         assert.deepEqual(sent("all_to_all", cp), {
           calls: microbatches * layers * 3 * (cp - 1),
           bytes: microbatches * layers * (cp - 1) * pair * bytes,
