@@ -49,7 +49,8 @@ function sizesOf(names: Names, types: readonly { readonly shape: readonly number
   return names.flatMap((list, i) => list.flatMap((name, d) => (name === factor ? [types[i]!.shape[d]!] : [])));
 }
 
-describe("operands in another order", () => {
+describe("operands in another order", function () {
+  this.timeout(60_000);
   const byOp = new Map<OpName, typeof cases>();
   for (const c of cases) {
     const small = c.inputs.every((x) => x.data.length < 5000);
