@@ -10,6 +10,7 @@ import { fuse } from "../passes/fuse.ts";
 import { gatherParameters, type Regather } from "../passes/gather.ts";
 import { type Precision, placeCasts } from "../passes/precision.ts";
 import { permuteSequences, type Sequences } from "../passes/sequence.ts";
+import { type RematOptions, recompute } from "../passes/remat.ts";
 import { shard } from "../passes/shard.ts";
 import { type StageOptions, placeStages } from "../passes/stage.ts";
 
@@ -62,6 +63,8 @@ export interface GraphSources {
   readonly stages?: StageOptions;
   /** Layer of a node: the block of the model that it is in. */
   layer?(node: Node): string;
+  /** What the backward computes again; nothing when absent. */
+  readonly recompute?: RematOptions;
   /** Spec a result must have; null: any, partial included. */
   outputSpec?(name: string): ValueSpec | null;
   /** True for results that stay partial over the axes that do not split them. */
@@ -95,6 +98,7 @@ export const graphPasses: readonly { readonly name: string; readonly run: Pass }
       }),
   },
   { name: "stage", run: (g, { stages }) => (stages ? placeStages(g, stages) : g) },
+  { name: "recompute", run: (g, s) => (s.recompute ? recompute(g, s.recompute) : g) },
   { name: "fuse", run: (g) => fuse(g) },
   {
     name: "bucket",

@@ -60,6 +60,11 @@ export function microSources(source: SplitSource, options: StepOptions, fixed: F
     staysPartial: (name: string) => !fixed.has(name) && options.cellSpecs?.get(name)?.summed === false,
     wantedSpec: (name: string) => options.wantedSpecs?.get(name) ?? null,
     stages: stagesOf(options),
+    recompute: {
+      policy: options.recompute ?? "none",
+      sizes: options.layout.sizes,
+      blockOf: (path) => blockOfModule(options.stageOfBlock, path),
+    },
   };
 }
 

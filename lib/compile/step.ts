@@ -8,6 +8,7 @@ import type { ValueSpec } from "../ir/spec.ts";
 import { cutByStage } from "../passes/close.ts";
 import type { DeviceRates } from "../passes/cost.ts";
 import type { PoolPlan } from "../passes/memory.ts";
+import type { RecomputePolicy } from "../passes/remat.ts";
 import { type Schedule, stageDevices } from "../passes/schedule.ts";
 import { alikeGraphs } from "./alike.ts";
 import { type MicroGraph, tagCrossings } from "./boundary.ts";
@@ -91,6 +92,8 @@ export interface StepOptions {
   /** How fast the devices are, for what is chosen by cost. */
   readonly rates?: DeviceRates;
   readonly passes: PassOptions;
+  /** What the backward computes again instead of keeping it; nothing when absent. */
+  readonly recompute?: RecomputePolicy;
   /** Refuse a mesh on which a device would have nothing to do in the whole step. */
   readonly refuseIdle?: boolean;
 }

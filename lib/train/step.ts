@@ -22,6 +22,7 @@ import { type Graph, outputTypes } from "../ir/graph.ts";
 import type { ValueSpec } from "../ir/spec.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { ratesOf } from "../passes/cost.ts";
+import type { RecomputePolicy } from "../passes/remat.ts";
 import { stageDevices } from "../passes/schedule.ts";
 import type { Regather } from "../passes/gather.ts";
 import { scheduleMaker } from "../passes/schedules.ts";
@@ -61,6 +62,8 @@ export interface TrainStepOptions<Name extends string = string> {
   readonly schedule?: string;
   /** Stages that each device has under interleaved-1f1b; 2 by default. */
   readonly virtualStages?: number;
+  /** What the backward computes again instead of keeping it. */
+  readonly recompute?: RecomputePolicy;
   /** Compute type; parameters and optimizer state stay float32. */
   readonly precision?: Precision;
   /** Largest norm of the whole gradient; not clipped when absent or 0. */
@@ -272,6 +275,7 @@ export async function planTrainStep<Name extends string>(
     batchSize: options.batchSize,
     microbatches,
     schedule,
+    ...(options.recompute === undefined ? {} : { recompute: options.recompute }),
     stageOfBlock: placement.stages.stageOfBlock,
     parameterSpecs: parameterSpecs(step, (id) => placement.specOf(id)),
     usedSpecs: parameterSpecs(step, (id) => placement.usedSpec(placement.parameterOf(id))),
@@ -374,6 +378,7 @@ function updateSource(
     optimizer: options.optimizer,
     clipNorm: options.clipNorm ?? 0,
     cells,
+    columns: placement.mesh.layout.size("pp"),
     stateSpec: (p) => placement.stateSpec(p),
     specOf: (p) => placement.spec(p),
   };

@@ -23,6 +23,8 @@ export interface UpdateSource {
   readonly clipNorm: number;
   /** Types of the microbatches' results, by their cells' names. */
   readonly cells: ReadonlyMap<string, TensorType>;
+  /** Size of the mesh's pp axis. */
+  readonly columns: number;
   /** How a parameter lies on the devices. */
   specOf(parameter: Parameter): ValueSpec;
   /** How its optimizer state lies, and so its gradient and what is updated of it. */
@@ -63,8 +65,7 @@ export function updateGraph(source: UpdateSource): Graph {
   for (const t of source.trained) {
     b.path = t.parameter.path;
     const parts = t.reads.map((r) => cell(cellName.grad(r)));
-    const sum = parts.reduce((x, y) => b.add(x, y));
-    gradient.set(t, placed(b, sum, source.stateSpec(t.parameter)));
+    gradient.set(t, placed(b, sumOfReads(b, parts, source, t), source.stateSpec(t.parameter)));
   }
   b.path = "";
   const squares = squareVector(b, source, gradient);
@@ -101,6 +102,23 @@ export function updateGraph(source: UpdateSource): Graph {
     outputs.push({ name: `loss ${term}`, sym: b.mul(sum, seed) });
   }
   return flatten([...outputs, { name: "gradNorm", sym: norm }, { name: "squares", sym: squares }]);
+}
+
+/**
+ * The sum over a parameter's reads, in use order. Where stages may hold them apart, each is summed over the other axes by
+ * itself, and more than two are brought together side by side: a sum over stages would follow their order on the devices.
+ */
+function sumOfReads(b: SymBuilder, reads: readonly Sym[], source: UpdateSource, { parameter }: Trained): Sym {
+  const sum = (parts: readonly Sym[]): Sym => parts.reduce((x, y) => b.add(x, y));
+  if (source.columns === 1 || reads.length === 1) return sum(reads);
+  const own = reads.map((read) => placed(b, read, source.stateSpec(parameter)));
+  if (own.length === 2) return sum(own);
+  const { shape } = parameter;
+  const stacked = b.concat(
+    own.map((part) => b.reshape(part, [1, ...shape])),
+    0,
+  );
+  return sum(own.map((_, i) => b.reshape(b.slice(stacked, 0, i, i + 1), shape)));
 }
 
 function placed(b: SymBuilder, value: Sym, { dims }: ValueSpec): Sym {
