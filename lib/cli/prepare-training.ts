@@ -23,6 +23,8 @@ export interface TrainSettings extends TrainingDefaults {
   readonly device: "auto" | "cpu" | "cuda";
   readonly schedule: NonNullable<TrainOptions["schedule"]>;
   readonly virtualStages: number | undefined;
+  /** Undefined: the first that fits. */
+  readonly recompute: TrainOptions["recompute"];
   /** Undefined: what is best on the device. */
   readonly precision: TrainOptions["precision"];
   readonly seed: number;
@@ -176,6 +178,7 @@ function decide(options: TrainOptions, defaults: TrainingDefaults): TrainSetting
     device: options.device,
     schedule: options.schedule,
     virtualStages: options.virtualStages,
+    recompute: options.recompute,
     precision: options.precision,
     seed: options.seed,
   };

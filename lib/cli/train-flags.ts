@@ -125,6 +125,10 @@ export const trainFlags = {
     default: "1f1b",
   }),
   virtualStages: integerFlag({ help: "stages of each device under interleaved-1f1b", min: 1, defaultText: "2" }),
+  recompute: choiceFlag(["none", "selective", "full"], {
+    help: "what the backward computes again instead of keeping it: attention and activations, or all but blocks' inputs",
+    defaultText: "the first that fits the memory",
+  }),
   precision: precisionFlag,
   learningRate: numberFlag({ help: "AdamW's peak learning rate", min: 0, defaultText: PRESET }),
   lrSchedule: choiceFlag(["constant", "cosine"], { help: "course of the rate after warmup", defaultText: PRESET }),

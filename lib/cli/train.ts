@@ -110,6 +110,7 @@ function compileTraining(
     microbatches: settings.microbatches,
     schedule: settings.schedule,
     ...(settings.virtualStages === undefined ? {} : { virtualStages: settings.virtualStages }),
+    ...(settings.recompute === undefined ? {} : { recompute: settings.recompute }),
     zero: settings.zero,
     sequenceParallel: settings.sequenceParallel,
     precision: settings.precision ?? "f32",
@@ -128,6 +129,7 @@ async function train(run: Run): Promise<number> {
     devices: step.plan.devices.map((d) => ({ ...d })),
     mesh: step.plan.mesh,
     parameters: countParameters(model),
+    recompute: step.plan.recompute,
   });
   const precision = settings.precision ?? "f32";
   using generator = new Generator(step.placement, model, precision);

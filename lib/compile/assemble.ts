@@ -2,7 +2,9 @@
 import { pipelineActions } from "../passes/actions.ts";
 import { encodeProgram, encodeSegments } from "../passes/encode.ts";
 import { align, planMemory } from "../passes/memory.ts";
+import { deviceRates } from "../passes/cost.ts";
 import { prove } from "../passes/prove.ts";
+import { simulate } from "../passes/simulate.ts";
 import { type CollectiveCall, proveCollectives } from "../passes/prove-collectives.ts";
 import { boundaryOf } from "./boundary.ts";
 import { collectiveCalls } from "./calls.ts";
@@ -12,6 +14,7 @@ import { refuseIdleDevices } from "./idle.ts";
 import { timed } from "./passes.ts";
 import { Role, type RoleInput, signature } from "./role.ts";
 import { stagingLayout } from "./staging.ts";
+import { timesOf, workOf } from "./work.ts";
 import type { CompiledStep, DevicePlan } from "./step.ts";
 
 /** Builds and encodes the programs of all devices. */
@@ -20,8 +23,11 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
   const { layout } = options;
   if (options.refuseIdle) refuseIdleDevices(input);
   const { passes } = options;
-  const planned = timed(passes, "schedule", () => pipelineActions(options.schedule, boundaryOf(input.micro)));
+  const boundary = boundaryOf(input.micro);
+  const planned = timed(passes, "schedule", () => pipelineActions(options.schedule, boundary));
   timed(passes, "prove", () => prove(planned.devices, { microbatches: sizes.length, slots: planned.slots }));
+  const first = input.micro.get(sizes[0]!)!.graph;
+  const work = workOf(first, options.schedule, layout.sizes, options.rates ?? deviceRates.cpu);
   const staging = stagingLayout(
     source.inputs.map(({ name, dtype, shape, batch, layout: order, values }) => ({
       name,
@@ -69,6 +75,10 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
     devices,
     cells: input.cells,
     sequenceParallel: source.scattered !== null,
+    schedule: options.schedule,
+    boundary,
+    work,
+    seconds: simulate(planned.devices, { stages: timesOf(work, options.schedule) }).makespan,
   };
 }
 

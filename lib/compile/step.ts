@@ -6,6 +6,7 @@ import { type Graph, newGraph, type TensorType } from "../ir/graph.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
 import type { ValueSpec } from "../ir/spec.ts";
 import { cutByStage } from "../passes/close.ts";
+import type { BoundaryValue } from "../passes/actions.ts";
 import type { DeviceRates } from "../passes/cost.ts";
 import type { PoolPlan } from "../passes/memory.ts";
 import type { RecomputePolicy } from "../passes/remat.ts";
@@ -16,6 +17,7 @@ import { updateName } from "./names.ts";
 import { type PassOptions, runGraphPasses, timed } from "./passes.ts";
 import { assemblePrograms } from "./assemble.ts";
 import type { SequenceLayout } from "./sequence.ts";
+import type { StageWork } from "./work.ts";
 import { microSources, ofSize, type SplitSource, shardSources, withScatter, withSequences } from "./sources.ts";
 
 /** Something the caller feeds at each run. */
@@ -164,6 +166,13 @@ export interface CompiledStep {
   readonly cells: readonly Cell[];
   /** True where activations are split along their sequence over tp. */
   readonly sequenceParallel: boolean;
+  readonly schedule: Schedule;
+  /** The values that cross between stages. */
+  readonly boundary: readonly BoundaryValue[];
+  /** Predicted work of each stage for its first microbatch. */
+  readonly work: readonly StageWork[];
+  /** Predicted seconds of all microbatches on the pipeline, with transfers free: for comparing plans. */
+  readonly seconds: number;
 }
 
 /** Sizes of the microbatches of a batch: the first ones hold one sample more. */

@@ -69,16 +69,19 @@ function bytesAt(graph: Graph, value: number, sizes: Readonly<Record<string, num
  * Seconds of a graph with specs, run once by one device of a mesh. Products and memory overlap, collectives do not.
  */
 export function costOf(graph: Graph, sizes: Readonly<Record<string, number>>, rates: DeviceRates): number {
-  let seconds = 0;
-  for (const node of graph.nodes) {
-    const sent = traffic(graph, node, sizes);
-    if (sent) {
-      seconds += rates.latency + sent.bytes / rates.link;
-      continue;
-    }
-    const types = (values: readonly number[]): TensorType[] => values.map((v) => localType(graph, v, sizes));
-    const cost = getOp(node.op).cost(types(node.inputs), types(node.outputs), node.params);
-    seconds += Math.max(cost.flops / rates.flops, cost.bytes / rates.memory);
-  }
-  return seconds;
+  return graph.nodes.reduce((sum, node) => sum + nodeSeconds(graph, node, sizes, rates), 0);
+}
+
+/** Seconds of one node. */
+export function nodeSeconds(
+  graph: Graph,
+  node: Node,
+  sizes: Readonly<Record<string, number>>,
+  rates: DeviceRates,
+): number {
+  const sent = traffic(graph, node, sizes);
+  if (sent) return rates.latency + sent.bytes / rates.link;
+  const types = (values: readonly number[]): TensorType[] => values.map((v) => localType(graph, v, sizes));
+  const cost = getOp(node.op).cost(types(node.inputs), types(node.outputs), node.params);
+  return Math.max(cost.flops / rates.flops, cost.bytes / rates.memory);
 }

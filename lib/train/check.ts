@@ -10,6 +10,7 @@ import {
 import { describe } from "../core/describe.ts";
 import { ConfigError, DataError, DTypeError, PlanError, ShapeError } from "../core/errors.ts";
 import { shapeText, sizeOf } from "../core/shape.ts";
+import { recomputePolicies } from "../passes/remat.ts";
 import { expectMesh, type Mesh } from "../tensor/mesh.ts";
 import type { ForwardOptions } from "./forward.ts";
 import type { Placeable } from "./placement.ts";
@@ -35,6 +36,8 @@ export function checkTrainOptions(mesh: Mesh, model: Placeable, options: TrainSt
   const {
     schedule = "1f1b",
     virtualStages,
+    recompute,
+    memory,
     clipNorm = 0,
     seed = 0,
     zero = defaultZero,
@@ -44,6 +47,10 @@ export function checkTrainOptions(mesh: Mesh, model: Placeable, options: TrainSt
     stageOf,
   } = options;
   if (virtualStages !== undefined) expectInteger("virtualStages", virtualStages, 1);
+  if (recompute !== undefined && !recomputePolicies.includes(recompute)) {
+    throw new ConfigError(`recompute must be ${recomputePolicies.join(", ")}, not ${describe(recompute)}`);
+  }
+  if (memory !== undefined) expectNotNegative("memory", memory);
   if (typeof schedule !== "string") throw new ConfigError(`schedule must be a name, not ${describe(schedule)}`);
   expectNotNegative("clipNorm", clipNorm);
   expectInteger("seed", seed, 0);

@@ -2,6 +2,7 @@
 import { PlanError } from "../core/errors.ts";
 import type { CompiledStep, DevicePlan } from "../compile/step.ts";
 import type { Mesh } from "../tensor/mesh.ts";
+import type { RecomputePolicy } from "../passes/remat.ts";
 import type { Placement } from "./placement.ts";
 import { isState } from "./update.ts";
 
@@ -16,8 +17,24 @@ export interface PlannedDevice extends DevicePlan {
   readonly stateBytes: number;
 }
 
+/** What a step takes with one policy of recomputation. */
+export interface RecomputeOutcome {
+  readonly policy: RecomputePolicy;
+  /** Of all devices together, and of the one that needs most. */
+  readonly bytes: number;
+  readonly largestBytes: number;
+  /** Predicted, by a simple model of the devices: for comparison. */
+  readonly seconds: number;
+}
+
 /** What a step will take. */
 export class StepPlan {
+  /** What the backward computes again. */
+  readonly recompute: RecomputePolicy;
+  /** Predicted seconds of a step's microbatches, by a simple model of the devices: for comparing plans. */
+  readonly seconds: number;
+  /** The policies that were compiled to make the choice, the chosen one last. */
+  readonly tried: readonly RecomputeOutcome[];
   readonly devices: readonly PlannedDevice[];
   readonly mesh: string;
   /** True where activations are split along their sequence over tp. */
@@ -25,7 +42,13 @@ export class StepPlan {
   /** Paths of the blocks of each pipeline stage. */
   readonly stages: readonly (readonly string[])[];
 
-  constructor(mesh: Mesh, compiled: CompiledStep, placement: Placement) {
+  constructor(
+    mesh: Mesh,
+    compiled: CompiledStep,
+    placement: Placement,
+    recompute: RecomputePolicy = "none",
+    before: readonly RecomputeOutcome[] = [],
+  ) {
     this.mesh = String(mesh.layout);
     this.sequenceParallel = compiled.sequenceParallel;
     this.devices = compiled.devices.map((d) => {
@@ -44,12 +67,27 @@ export class StepPlan {
     const stages: string[][] = Array.from({ length: placement.stages.stages }, () => []);
     for (const [path, stage] of placement.stages.stageOfBlock) stages[stage]!.push(path);
     this.stages = stages;
+    this.recompute = recompute;
+    this.seconds = compiled.seconds;
+    this.tried = [...before, this.outcome];
+  }
+
+  /** Bytes and time with this plan's policy of recomputation. */
+  get outcome(): RecomputeOutcome {
+    const bytes = this.devices.map((d) => d.bytes);
+    const sum = bytes.reduce((a, b) => a + b, 0);
+    return { policy: this.recompute, bytes: sum, largestBytes: Math.max(...bytes), seconds: this.seconds };
+  }
+
+  /** True when all devices together need no more than so many bytes. */
+  fits(memoryBytes: number): boolean {
+    return this.outcome.bytes <= memoryBytes;
   }
 
   /** Throws PlanError when all devices together need more than one machine's memory. */
   expectToFit(memoryBytes: number): void {
-    const needed = this.devices.reduce((n, d) => n + d.bytes, 0);
-    if (needed <= memoryBytes) return;
+    if (this.fits(memoryBytes)) return;
+    const needed = this.outcome.bytes;
     const gib = (n: number): string => `${(n / 2 ** 30).toFixed(1)} GiB`;
     throw new PlanError(
       `the step needs ${gib(needed)} of memory, this machine has ${gib(memoryBytes)}: ` +
@@ -78,6 +116,11 @@ export class StepPlan {
         mib(d.scratchBytes),
       ];
       lines.push(`${columns.join(" ")} ${String(d.instructions).padStart(13)}`);
+    }
+    for (const { policy, largestBytes, seconds } of this.tried) {
+      lines.push(
+        `recompute ${policy}: ${mib(largestBytes).trim()} MiB on the fullest device, about ${seconds.toPrecision(3)} s`,
+      );
     }
     return lines.join("\n");
   }

@@ -22,7 +22,7 @@ import { type Graph, outputTypes } from "../ir/graph.ts";
 import type { ValueSpec } from "../ir/spec.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { ratesOf } from "../passes/cost.ts";
-import type { RecomputePolicy } from "../passes/remat.ts";
+import { type RecomputePolicy, recomputePolicies } from "../passes/remat.ts";
 import { stageDevices } from "../passes/schedule.ts";
 import type { Regather } from "../passes/gather.ts";
 import { scheduleMaker } from "../passes/schedules.ts";
@@ -31,7 +31,7 @@ import type { Mesh } from "../tensor/mesh.ts";
 import type { Parameter } from "../tensor/parameter.ts";
 import { checkBatch, checkTrainOptions } from "./check.ts";
 import { type Placeable, Placement, seedWords } from "./placement.ts";
-import { StepPlan } from "./plan.ts";
+import { type RecomputeOutcome, StepPlan } from "./plan.ts";
 import type { ZeroLevel } from "./zero.ts";
 import {
   type BatchField,
@@ -62,8 +62,13 @@ export interface TrainStepOptions<Name extends string = string> {
   readonly schedule?: string;
   /** Stages that each device has under interleaved-1f1b; 2 by default. */
   readonly virtualStages?: number;
-  /** What the backward computes again instead of keeping it. */
+  /**
+   * What the backward computes again instead of keeping it: "none", "selective" (attention, norms, elementwise work) or
+   * "full" (all but what passes between blocks). The same bits by all. By default the first of them that fits the memory.
+   */
   readonly recompute?: RecomputePolicy;
+  /** Bytes that all devices together may take; by default what the machine has, where devices are its CPU. */
+  readonly memory?: number;
   /** Compute type; parameters and optimizer state stay float32. */
   readonly precision?: Precision;
   /** Largest norm of the whole gradient; not clipped when absent or 0. */
@@ -233,7 +238,8 @@ export async function trainStep<Name extends string>(
   options: TrainStepOptions<Name>,
 ): Promise<TrainStep<Name>> {
   const { plan, compiled, placement, source } = await planTrainStep(mesh, model, options);
-  if (mesh.engine.kind === "cpu") plan.expectToFit(os.totalmem());
+  const { memory = mesh.engine.kind === "cpu" ? os.totalmem() : Number.POSITIVE_INFINITY } = options;
+  plan.expectToFit(memory);
   await placeParameters(mesh, placement, compiled, source, options.seed ?? 0);
   const loaded = new LoadedStep(mesh.engine, mesh.store, compiled);
   return new TrainStep({ loaded, plan, placement, options, source });
@@ -275,7 +281,6 @@ export async function planTrainStep<Name extends string>(
     batchSize: options.batchSize,
     microbatches,
     schedule,
-    ...(options.recompute === undefined ? {} : { recompute: options.recompute }),
     stageOfBlock: placement.stages.stageOfBlock,
     parameterSpecs: parameterSpecs(step, (id) => placement.specOf(id)),
     usedSpecs: parameterSpecs(step, (id) => placement.usedSpec(placement.parameterOf(id))),
@@ -286,8 +291,17 @@ export async function planTrainStep<Name extends string>(
     passes,
     refuseIdle: true,
   };
-  const compiled = await compile(step, how, options.signal);
-  return { plan: new StepPlan(mesh, compiled, placement), compiled, placement, source };
+  const memory = options.memory ?? (mesh.engine.kind === "cpu" ? os.totalmem() : Number.POSITIVE_INFINITY);
+  const tried: RecomputeOutcome[] = [];
+  for (const policy of options.recompute ? [options.recompute] : recomputePolicies) {
+    const compiled = await compile(step, { ...how, recompute: policy }, options.signal);
+    const plan = new StepPlan(mesh, compiled, placement, policy, tried);
+    if (plan.fits(memory) || policy === options.recompute || policy === recomputePolicies.at(-1)) {
+      return { plan, compiled, placement, source };
+    }
+    tried.push(plan.outcome);
+  }
+  throw new PlanError("there is no policy of recomputation to choose from");
 }
 
 /** A device that does one thing after the other would only hold more. */
