@@ -17,6 +17,7 @@ import { type Graph, outputTypes } from "../../lib/ir/graph.ts";
 import { MeshLayout } from "../../lib/ir/mesh.ts";
 import { graphText } from "../../lib/ir/print.ts";
 import { specText, toValueSpec, type ValueSpec } from "../../lib/ir/spec.ts";
+import { type RecomputePolicy, recomputePolicies } from "../../lib/passes/remat.ts";
 import { type Schedule, upTo } from "../../lib/passes/schedule.ts";
 import { scheduleMaker, scheduleNames } from "../../lib/passes/schedules.ts";
 import { gradients } from "../../lib/tensor/grad.ts";
@@ -47,6 +48,7 @@ interface Plan {
   /** The dim of a sample that is a sequence, for cp and tp to split; none where there is none such. */
   readonly sequence: number;
   readonly sequenceParallel: boolean;
+  readonly recompute: RecomputePolicy;
   /** Of f32 programs; f64 is never narrowed. */
   readonly precision: "f32" | "bf16";
 }
@@ -90,6 +92,7 @@ const plans: fc.Arbitrary<Plan> = fc.record({
   schedule: fc.constantFrom(...scheduleNames),
   sequence: fc.integer({ min: 0, max: 1 }),
   sequenceParallel: fc.boolean(),
+  recompute: fc.constantFrom(...recomputePolicies),
   precision: fc.constantFrom("f32", "bf16"),
 });
 
@@ -106,7 +109,7 @@ function found(
   });
   const leaves = shapes.map((shape) => ({ shape, seed: 0, places: [1, 1], reversed: false }));
   const recipe = { dtype: "f64" as const, axes: {}, leaves, steps, differentiate: false };
-  const rest = { zero: 3, schedule: "gpipe", sequence: 0, sequenceParallel: false, precision: "f32" } as const;
+  const rest = { zero: 3, schedule: "gpipe", recompute: "none", sequence: 0, sequenceParallel: false, precision: "f32" } as const;
   const exchanges = { bucketBytes: 2 ** 20, prefetch: 0, regather: "segment" } as const;
   return { recipe, axes, batch, microbatches, ...exchanges, ...rest };
 }
@@ -258,6 +261,7 @@ function compile(plan: Plan, mesh: Mesh<string>): CompiledStep {
     batchSize: batch,
     microbatches,
     schedule,
+    recompute: plan.recompute,
     stageOfBlock: new Map(upTo(schedule.stages).map((stage) => [`stage${stage}`, stage])),
     parameterSpecs: parameterSpecs(source, (id) => split.stored(id)),
     usedSpecs: parameterSpecs(source, (id) => split.used(id)),
@@ -325,8 +329,8 @@ async function check(plan: Plan, open: Meshes): Promise<void> {
     const names = [...expected.keys()].map((name) => ({ name }));
     const own = names.map(({ name }) => found.get(name)!);
     assertSame(own, [...expected.values()], names, toleranceOf(plan), "against the reference");
-    if (plan.schedule === "gpipe") return;
-    const same = await runOn(await open.get(plan.axes), { ...plan, schedule: "gpipe" }, batch);
+    if (plan.schedule === "gpipe" && plan.recompute === "none") return;
+    const same = await runOn(await open.get(plan.axes), { ...plan, schedule: "gpipe", recompute: "none" }, batch);
     for (const { name } of names) assert.deepEqual(found.get(name), same.get(name), `${name}: other bits than gpipe's`);
   } catch (error) {
     await open.close();

@@ -95,7 +95,7 @@ function keptAndAgain(graph: Graph): { kept: string[]; again: string[] } {
   }
   const forward = graph.nodes.filter((n) => n.segment === "F").map((n) => `${n.path} ${n.op}`);
   const again = graph.nodes.filter(
-    (n) => n.segment !== "F" && forward.includes(`${n.path} ${n.op}`) && n.op !== "einsum",
+    (n) => n.segment !== "F" && forward.includes(`${n.path} ${n.op}`) && n.op === "gelu",
   );
   return {
     kept: [...kept].map((n) => `${graph.nodes[n]!.path} ${graph.nodes[n]!.op}`).sort(),
