@@ -45,7 +45,14 @@ export {
 export { type Spike, SpikeDetector, type SpikeOptions } from "./train/spikes.ts";
 export { type ForwardOptions, ForwardStep, forwardStep, lossStep } from "./train/forward.ts";
 export { type Placeable, Placement } from "./train/placement.ts";
-export { type PlannedDevice, StepPlan } from "./train/plan.ts";
+export { type PlannedDevice, type RecomputeOutcome, StepPlan } from "./train/plan.ts";
+export {
+  type ScheduleQuestion,
+  simulateSchedule,
+  type TimedRun,
+  type Timeline,
+  timelineSvg,
+} from "./train/timeline.ts";
 export { type Preset, presetConfig, presets, type TrainingDefaults } from "./train/presets.ts";
 export type { Batch, BatchField, Loss, LossFunction, LossTerm } from "./train/trace.ts";
 export { type GeneratedToken, type GenerateOptions, Generator } from "./evaluate/generate.ts";

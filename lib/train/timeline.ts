@@ -1,0 +1,96 @@
+// The simulator as a tool: any schedule on given or measured segment times, and its picture.
+import { type BoundaryValue, pipelineActions } from "../passes/actions.ts";
+import type { Schedule, ScheduledRun } from "../passes/schedule.ts";
+import { scheduleMaker } from "../passes/schedules.ts";
+import { type SegmentTimes, type Simulation, simulate } from "../passes/simulate.ts";
+
+/** What to simulate. */
+export interface ScheduleQuestion {
+  /** As trainStep's. */
+  readonly schedule: string;
+  readonly virtualStages?: number;
+  readonly devices: number;
+  readonly microbatches: number;
+  /** Of each stage's segments, in any unit; one entry is for all stages. Without a W segment, B is B and W together. */
+  readonly times: SegmentTimes | readonly SegmentTimes[];
+  /** Of each transfer between devices, in the same unit; 0 by default. */
+  readonly transfer?: number;
+}
+
+/** A run with its times. */
+export interface TimedRun extends ScheduledRun {
+  readonly device: number;
+  readonly start: number;
+  readonly end: number;
+}
+
+/** When which device does what. */
+export interface Timeline {
+  readonly title: string;
+  readonly devices: number;
+  readonly stages: number;
+  readonly runs: readonly TimedRun[];
+  readonly makespan: number;
+  /** The part of all devices' time in which they run nothing, 0 to 1. */
+  readonly bubble: number;
+}
+
+/** Simulates a pipeline in which each stage passes one value on to the next. Throws PlanError or ConfigError as trainStep does. */
+export function simulateSchedule(question: ScheduleQuestion): Timeline {
+  const { schedule: name, virtualStages, devices, microbatches, times, transfer = 0 } = question;
+  const schedule = scheduleMaker(name, virtualStages)(devices, microbatches);
+  const { devices: actions } = pipelineActions(schedule, chainOf(schedule));
+  const stages = Array.from({ length: schedule.stages }, (_, s) => (Array.isArray(times) ? times[s] : times) ?? {});
+  return timelineOf(schedule, simulate(actions, { stages, transfer }));
+}
+
+/** Activations to the next stage, gradients back. */
+function chainOf({ stages }: Schedule): BoundaryValue[] {
+  return Array.from({ length: stages - 1 }, (_, s): BoundaryValue[] => [
+    { value: s, from: s, to: s + 1, segment: "F" },
+    { value: stages + s, from: s + 1, to: s, segment: "B" },
+  ]).flat();
+}
+
+function timelineOf({ name, stages }: Schedule, { devices, makespan, bubble }: Simulation): Timeline {
+  const runs = devices.flatMap((timed, device) =>
+    timed.flatMap(({ action, start, end }): TimedRun[] => {
+      if (action.kind !== "run") return [];
+      const { stage, segment, microbatch } = action;
+      return [{ device, stage, segment, microbatch, start, end }];
+    }),
+  );
+  return { title: name, devices: devices.length, stages, runs, makespan, bubble };
+}
+
+const fills: Readonly<Record<ScheduledRun["segment"], readonly [light: string, dark: string]>> = {
+  F: ["#9ecae1", "#4292c6"],
+  B: ["#a1d99b", "#41ab5d"],
+  W: ["#fdd0a2", "#f16913"],
+};
+
+/** A picture of a timeline: a row a device, a box a run with its microbatch's number; later stages of a device are darker. */
+export function timelineSvg({ title, devices, stages, runs, makespan, bubble }: Timeline): string {
+  const [width, row, left, top] = [960, 28, 70, 30];
+  const x = (time: number): number => Math.round((left + (time / makespan) * (width - left - 10)) * 100) / 100;
+  const boxes = runs.flatMap(({ device, stage, segment, microbatch, start, end }) => {
+    const fill = fills[segment][stage >= devices && stages > devices ? 1 : 0];
+    const [from, to, y] = [x(start), x(end), top + device * row];
+    const box = `<rect x="${from}" y="${y}" width="${Math.round((to - from) * 100) / 100}" height="${row - 4}" fill="${fill}" stroke="#fff"/>`;
+    if (to - from < 9) return [box];
+    const middle = Math.round(((from + to) / 2) * 100) / 100;
+    return [box, `<text x="${middle}" y="${y + 16}" text-anchor="middle">${microbatch}</text>`];
+  });
+  const labels = Array.from({ length: devices }, (_, d) => `<text x="6" y="${top + d * row + 16}">device ${d}</text>`);
+  const head = `<text x="6" y="18" font-weight="bold">${title}: ${(100 * bubble).toFixed(1)} % bubble</text>`;
+  const height = top + devices * row + 6;
+  return [
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="11">`,
+    `<rect width="${width}" height="${height}" fill="#fff"/>`,
+    head,
+    ...labels,
+    ...boxes,
+    "</svg>",
+    "",
+  ].join("\n");
+}
