@@ -109,7 +109,14 @@ function found(
   });
   const leaves = shapes.map((shape) => ({ shape, seed: 0, places: [1, 1], reversed: false }));
   const recipe = { dtype: "f64" as const, axes: {}, leaves, steps, differentiate: false };
-  const rest = { zero: 3, schedule: "gpipe", recompute: "none", sequence: 0, sequenceParallel: false, precision: "f32" } as const;
+  const rest = {
+    zero: 3,
+    schedule: "gpipe",
+    recompute: "none",
+    sequence: 0,
+    sequenceParallel: false,
+    precision: "f32",
+  } as const;
   const exchanges = { bucketBytes: 2 ** 20, prefetch: 0, regather: "segment" } as const;
   return { recipe, axes, batch, microbatches, ...exchanges, ...rest };
 }
