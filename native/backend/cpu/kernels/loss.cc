@@ -1,29 +1,17 @@
 // Cross-entropy of rows of logits: whole vocabularies, shards of one, and the gradient.
 #include "backend/checks/loss.h"
 
-#include <algorithm>
+#include <cstring>
 
 #include "backend/cpu/kernels/exp_rows.h"
-#include "runtime/pool.h"
+#include "backend/cpu/kernels/row_tasks.h"
 
 namespace meshwork::MESHWORK_ISA {
 namespace {
 
-constexpr int64_t kTask = 16384;  // elements
-
-template <class F>
-void forEachRow(const Call& call, const F& f) {
-  const int64_t rows = call.in[0].dim(0), width = std::max<int64_t>(1, call.in[0].dim(1));
-  const int64_t perTask = std::max<int64_t>(1, kTask / width);
-  call.pool->run((rows + perTask - 1) / perTask, [&](int64_t task, int) {
-    const int64_t end = std::min(rows, (task + 1) * perTask);
-    for (int64_t row = task * perTask; row < end; ++row) f(row);
-  });
-}
-
 template <class A>
 MESHWORK_INLINE A& at(const Operand& operand, int64_t row) {
-  return operand.as<A>()[row * operand.stride(0)];
+  return *rowOf<A>(operand, row);
 }
 
 template <class T>
@@ -33,7 +21,7 @@ void crossEntropy(const Call& call) {
   const int64_t width = logits.dim(1);
   const int32_t ignore = call.attrs[attr::cross_entropy::ignore];
   forEachRow(call, [&](int64_t row) {
-    const T* x = logits.as<T>() + row * logits.stride(0);
+    const T* x = rowOf<T>(logits, row);
     const A shift = shiftOf(rowMax(x, width));
     const double total = static_cast<double>(shift) + __builtin_log(sumExp(x, width, shift));
     const int32_t target = at<int32_t>(targets, row);
@@ -51,7 +39,7 @@ void crossEntropyPartial(const Call& call) {
   const int64_t width = logits.dim(1), start = call.tableAttr(attr::cross_entropy_partial::start);
   const int32_t ignore = call.attrs[attr::cross_entropy_partial::ignore];
   forEachRow(call, [&](int64_t row) {
-    const T* x = logits.as<T>() + row * logits.stride(0);
+    const T* x = rowOf<T>(logits, row);
     const int32_t target = at<int32_t>(targets, row);
     const int64_t column = static_cast<int64_t>(target) - start;
     const bool here = target != ignore && column >= 0 && column < width;
@@ -67,8 +55,8 @@ void crossEntropyGrad(const Call& call) {
   const int64_t width = logits.dim(1), start = call.tableAttr(attr::cross_entropy_grad::start);
   const int32_t ignore = call.attrs[attr::cross_entropy_grad::ignore];
   forEachRow(call, [&](int64_t row) {
-    const T* x = logits.as<T>() + row * logits.stride(0);
-    T* y = out.as<T>() + row * out.stride(0);
+    const T* x = rowOf<T>(logits, row);
+    T* y = rowOf<T>(out, row);
     const int32_t target = at<int32_t>(targets, row);
     if (target == ignore || target < 0) {
       std::memset(y, 0, static_cast<size_t>(width) * sizeof(T));

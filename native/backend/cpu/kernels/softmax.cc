@@ -1,30 +1,11 @@
 // Softmax of rows, and its gradient.
 #include "backend/checks/softmax.h"
 
-#include <algorithm>
-
 #include "backend/cpu/kernels/exp_rows.h"
-#include "runtime/pool.h"
+#include "backend/cpu/kernels/row_tasks.h"
 
 namespace meshwork::MESHWORK_ISA {
 namespace {
-
-constexpr int64_t kTask = 16384;  // elements
-
-template <class F>
-void forEachRow(const Call& call, const F& f) {
-  const int64_t rows = call.in[0].dim(0), width = std::max<int64_t>(1, call.in[0].dim(1));
-  const int64_t perTask = std::max<int64_t>(1, kTask / width);
-  call.pool->run((rows + perTask - 1) / perTask, [&](int64_t task, int) {
-    const int64_t end = std::min(rows, (task + 1) * perTask);
-    for (int64_t row = task * perTask; row < end; ++row) f(row);
-  });
-}
-
-template <class T>
-T* rowOf(const Operand& operand, int64_t row) {
-  return operand.as<T>() + row * operand.stride(0);
-}
 
 template <class T>
 void softmax(const Call& call) {
