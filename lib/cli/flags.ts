@@ -9,6 +9,8 @@ export interface Flag<T> {
   /** `switch` takes no value, `one` takes one, `maybe` one or none, `many` takes one or more and may be repeated. */
   readonly kind: "switch" | "one" | "maybe" | "many";
   readonly help: string;
+  /** Of `many`: takes the words before the first flag too. */
+  readonly positional?: boolean;
   /** Placeholder of the value in the help. */
   readonly value: string;
   /** What a value must be, for messages: `a whole number from 1 on`. */
@@ -134,6 +136,11 @@ export function textsFlag(texts: Texts<undefined>): Flag<readonly string[] | und
     fromJson,
   } as const;
   return flag<readonly string[], undefined>(kind, texts);
+}
+
+/** One or more texts that need no flag before them. */
+export function wordsFlag(texts: Texts<undefined>): Flag<readonly string[] | undefined> {
+  return { ...textsFlag(texts), positional: true };
 }
 
 interface Range {
@@ -319,6 +326,7 @@ function readLine(table: FlagTable, args: readonly string[]): Line {
   const line: Line = { byName: new Map(), config: undefined, help: false };
   let list: string[] | undefined;
   for (const token of tokens) {
+    if (token.kind === "positional") list ??= positionals(table, line);
     if (token.kind === "positional" && list !== undefined) list.push(token.value);
     else if (token.kind === "positional")
       throw new UsageError(`"${token.value}" was not expected here: flags begin with --`);
@@ -326,6 +334,15 @@ function readLine(table: FlagTable, args: readonly string[]): Line {
     else throw new UsageError("-- was not expected here");
   }
   return line;
+}
+
+/** Where words without a flag go; undefined for verbs that take none. */
+function positionals(table: FlagTable, line: Line): string[] | undefined {
+  const name = Object.keys(table).find((key) => table[key]!.positional === true);
+  if (name === undefined) return undefined;
+  const list = line.byName.get(name) ?? [];
+  line.byName.set(name, list);
+  return list;
 }
 
 /** True for a flag whose value may be left out, and is. */
@@ -409,8 +426,8 @@ function readConfig(table: FlagTable, file: string): Map<string, GivenFlag> {
 
 /** Help for a verb: what it does, an example, and its flags with their defaults. */
 export function helpText(verb: string, summary: string, examples: readonly string[], table: FlagTable): string {
-  const entries = Object.entries(table).map(([name, { value, help, defaultText }]) => ({
-    left: `--${kebab(name)}${value === "" ? "" : ` ${value}`}`,
+  const entries = Object.entries(table).map(([name, { value, help, defaultText, positional }]) => ({
+    left: positional === true ? value : `--${kebab(name)}${value === "" ? "" : ` ${value}`}`,
     right: defaultText === "" ? help : `${help} [${defaultText}]`,
   }));
   entries.push({

@@ -4,6 +4,7 @@ import { nearest } from "../core/nearest.ts";
 import { doctorFlags } from "./doctor-flags.ts";
 import { type FlagTable, type FlagValues, type GivenFlag, helpText, parseFlags } from "./flags.ts";
 import { generateFlags } from "./generate-flags.ts";
+import { inspectFlags } from "./inspect-flags.ts";
 import { type CliIo, EXIT } from "./io.ts";
 import { trainFlags } from "./train-flags.ts";
 import { version } from "./version.ts";
@@ -66,6 +67,16 @@ const VERBS: ReadonlyMap<string, Verb> = new Map([
       examples: ['meshwork generate --model runs/my-run/model --prompt "The " --max-tokens 50'],
       flags: generateFlags,
       load: async () => (await import("./generate.ts")).runGenerate,
+    }),
+  ],
+  [
+    "inspect",
+    verb({
+      name: "inspect",
+      summary: "lists what is in a checkpoint or a file of weights, or how two of them differ",
+      examples: ["meshwork inspect runs/my-run", "meshwork inspect runs/a/checkpoints/step-00000100 runs/b"],
+      flags: inspectFlags,
+      load: async () => (await import("./inspect.ts")).runInspect,
     }),
   ],
   [

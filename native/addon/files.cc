@@ -20,11 +20,13 @@ Napi::Object safetensorsObject(Napi::Env env, const Safetensors& index) {
     ends[i] = static_cast<double>(tensor.end);
     for (size_t d = 0; d < tensor.rank; ++d) dims[at++] = static_cast<double>(index.dims[tensor.dims + d]);
   }
-  Napi::Array metadata = Napi::Array::New(env, index.metadata.size());
-  for (uint32_t i = 0; i < index.metadata.size(); ++i) {
+  const size_t pairs = index.metadataEnds.size();
+  Napi::Array metadata = Napi::Array::New(env, pairs);
+  for (uint32_t i = 0; i < pairs; ++i) {
+    const std::string_view key = index.metadataKey(i), value = index.metadataValue(i);
     Napi::Array pair = Napi::Array::New(env, 2);
-    pair[0u] = Napi::String::New(env, index.metadata[i].first);
-    pair[1u] = Napi::String::New(env, index.metadata[i].second);
+    pair[0u] = Napi::String::New(env, key.data(), key.size());
+    pair[1u] = Napi::String::New(env, value.data(), value.size());
     metadata[i] = pair;
   }
   Napi::Object result = Napi::Object::New(env);

@@ -35,7 +35,7 @@ constexpr size_t kShownName = 200;
 class HeaderParser {
  public:
   HeaderParser(std::string_view text, int64_t dataBegin, int64_t dataBytes, Safetensors& index)
-      : json_(text), dataBegin_(dataBegin), dataBytes_(dataBytes), index_(index) {}
+      : json_(text), headerBytes_(text.size()), dataBegin_(dataBegin), dataBytes_(dataBytes), index_(index) {}
 
   Status parse() {
     json_.expect('{');
@@ -75,12 +75,14 @@ class HeaderParser {
     seenMetadata_ = true;
     json_.expect('{');
     if (json_.accept('}')) return;
+    // A pair takes seven bytes of the header at least.
+    index_.metadataEnds.reserve(headerBytes_ / 7);
     do {
-      std::string key, value;
-      json_.string(key);
+      json_.string(index_.metadata);
+      const auto key = static_cast<uint32_t>(index_.metadata.size());
       json_.expect(':');
-      json_.string(value);
-      if (!json_.failed()) index_.metadata.emplace_back(std::move(key), std::move(value));
+      json_.string(index_.metadata);
+      if (!json_.failed()) index_.metadataEnds.emplace_back(key, static_cast<uint32_t>(index_.metadata.size()));
     } while (!json_.failed() && json_.accept(','));
     json_.expect('}');
   }
@@ -172,10 +174,12 @@ class HeaderParser {
     const auto twice =
         std::adjacent_find(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return name(a) == name(b); });
     if (twice != order.end()) return Status(Code::invalidFile, "header: " + quoted(index_.tensors[*twice]) + " twice");
-    std::vector<std::string_view> keys;
-    for (const auto& [key, value] : index_.metadata) keys.push_back(key);
-    std::sort(keys.begin(), keys.end());
-    if (std::adjacent_find(keys.begin(), keys.end()) != keys.end()) {
+    std::vector<uint32_t> keys(index_.metadataEnds.size());
+    std::iota(keys.begin(), keys.end(), 0u);
+    const auto key = [&](uint32_t i) { return index_.metadataKey(i); };
+    std::sort(keys.begin(), keys.end(), [&](uint32_t a, uint32_t b) { return key(a) < key(b); });
+    const auto same = [&](uint32_t a, uint32_t b) { return key(a) == key(b); };
+    if (std::adjacent_find(keys.begin(), keys.end(), same) != keys.end()) {
       return Status(Code::invalidFile, "header: a key of __metadata__ twice");
     }
     return Status();
@@ -206,6 +210,7 @@ class HeaderParser {
   }
 
   JsonReader json_;
+  const size_t headerBytes_;
   const int64_t dataBegin_;
   const int64_t dataBytes_;
   Safetensors& index_;

@@ -27,10 +27,20 @@ struct Safetensors {
   std::vector<TensorEntry> tensors;  // in the header's order
   std::string names;
   std::vector<int64_t> dims;
-  std::vector<std::pair<std::string, std::string>> metadata;
+  // The pairs of __metadata__, one text after the other; (end of the key, end of the value) of each.
+  std::string metadata;
+  std::vector<std::pair<uint32_t, uint32_t>> metadataEnds;
 
   std::string_view nameOf(const TensorEntry& tensor) const {
     return std::string_view(names).substr(tensor.name, tensor.nameBytes);
+  }
+  std::string_view metadataKey(size_t i) const {
+    const uint32_t begin = i == 0 ? 0 : metadataEnds[i - 1].second;
+    return std::string_view(metadata).substr(begin, metadataEnds[i].first - begin);
+  }
+  std::string_view metadataValue(size_t i) const {
+    const auto& [key, end] = metadataEnds[i];
+    return std::string_view(metadata).substr(key, end - key);
   }
 };
 

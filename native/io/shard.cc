@@ -58,8 +58,9 @@ Status checkHeader(const Checkpoint& checkpoint, size_t file, const Safetensors&
         std::equal(block.size, block.size + tensor.rank, index.dims.begin() + static_cast<std::ptrdiff_t>(entry.dims));
     if (!shape || entry.dtype != tensor.dtype) return bad(path, name, "its shape or dtype is not the manifest's");
   }
-  for (const auto& [key, value] : index.metadata) {
-    if (key != "step" || value == std::to_string(manifest.step)) continue;
+  for (size_t i = 0; i < index.metadataEnds.size(); ++i) {
+    const std::string value(index.metadataValue(i));
+    if (index.metadataKey(i) != "step" || value == std::to_string(manifest.step)) continue;
     return bad(path, firstOf(checkpoint, file),
                "it was written at step " + value + ", not " + std::to_string(manifest.step) + ": a stale file");
   }
@@ -94,7 +95,8 @@ Status openShard(const Checkpoint& checkpoint, size_t file, OpenShard* shard) {
   const int64_t size = shard->index.file == nullptr ? 0 : shard->index.file->size();
   if (size != checkpoint.manifest.files[file].bytes) return wrongSize(checkpoint, file, size);
   if (!status.ok()) {
-    return Status(status.code(), status.message(), Subject{path, firstOf(checkpoint, file)});
+    const std::string first = firstOf(checkpoint, file);
+    return Status(status.code(), status.message() + "; tensor \"" + first + "\" is in this file", Subject{path, first});
   }
   return checkHeader(checkpoint, file, shard->index);
 }
@@ -120,9 +122,6 @@ Status refuseExtraFiles(const Checkpoint& checkpoint) {
              "the manifest does not list this file");
 }
 
-// Why a manifest is refused: what its own text or the shards' headers show besides the digest.
-Status explainManifest(const std::string& path, const std::string& text, const Status& found, Checkpoint* checkpoint);
-
 void listPlaces(Checkpoint* checkpoint) {
   const Manifest& manifest = checkpoint->manifest;
   checkpoint->places.assign(manifest.files.size(), {});
@@ -131,26 +130,6 @@ void listPlaces(Checkpoint* checkpoint) {
       checkpoint->places[manifest.cells[manifest.tensors[t].cells + c].file].push_back({t, c});
     }
   }
-}
-
-Status explainManifest(const std::string& path, const std::string& text, const Status& found, Checkpoint* checkpoint) {
-  const std::string prefix = path + ": " + found.message();
-  Manifest& manifest = checkpoint->manifest;
-  manifest = Manifest();
-  const Status parsed = parseManifest(text, false, &manifest);
-  if (!parsed.ok()) {
-    const std::string tensor = parsed.subject() == nullptr ? "" : parsed.subject()->tensor;
-    const std::string about = tensor.empty() ? "" : "tensor \"" + tensor + "\": ";
-    return Status(Code::invalidFile, prefix + "; " + about + parsed.message(), Subject{path, tensor});
-  }
-  listPlaces(checkpoint);
-  for (size_t file = 0; file < manifest.files.size(); ++file) {
-    OpenShard shard;
-    const Status status = openShard(*checkpoint, file, &shard);
-    if (status.ok() || status.subject() == nullptr) continue;
-    return Status(Code::invalidFile, prefix + "; " + status.message(), Subject{path, status.subject()->tensor});
-  }
-  return Status(Code::invalidFile, prefix, Subject{path, ""});
 }
 
 // Reads cells of one shard that are wanted, in pieces, taking the digest of everything that passes.
@@ -214,6 +193,36 @@ class ShardReader {
   bool whole_ = true;
   std::string damaged_;  // the first tensor whose checksum is wrong
 };
+
+// Why a manifest is refused: what its own text, or the shards held to it, show besides the digest.
+Status explainManifest(const std::string& path, const std::string& text, const Status& found, Checkpoint* checkpoint) {
+  const std::string prefix = path + ": " + found.message();
+  Manifest& manifest = checkpoint->manifest;
+  manifest = Manifest();
+  const Status parsed = parseManifest(text, false, &manifest);
+  if (!parsed.ok()) {
+    const std::string tensor = parsed.subject() == nullptr ? "" : parsed.subject()->tensor;
+    const std::string about = tensor.empty() ? "" : "tensor \"" + tensor + "\": ";
+    return Status(Code::invalidFile, prefix + "; " + about + parsed.message(), Subject{path, tensor});
+  }
+  listPlaces(checkpoint);
+  // Every cell to the same place: what is read counts for nothing here but its checksum.
+  const std::vector<int64_t> targets(manifest.cells.size(), 0);
+  std::vector<std::byte> scratch;
+  for (size_t file = 0; file < manifest.files.size(); ++file) {
+    OpenShard shard;
+    Status status = openShard(*checkpoint, file, &shard);
+    if (status.ok()) {
+      // It has as many bytes as the manifest says: none of its cells is larger.
+      scratch.resize(static_cast<size_t>(manifest.files[file].bytes));
+      std::atomic<int64_t> bytesRead{0};
+      status = ShardReader(*checkpoint, file, targets, scratch.data()).read(Stop(false), bytesRead);
+    }
+    if (status.ok() || status.subject() == nullptr) continue;
+    return Status(Code::invalidFile, prefix + "; " + status.message(), Subject{path, status.subject()->tensor});
+  }
+  return Status(Code::invalidFile, prefix, Subject{path, ""});
+}
 
 }  // namespace
 

@@ -66,7 +66,9 @@ TEST(safetensors_good) {
   CHECK_EQ(std::string(parsed.index.nameOf(parsed.index.tensors[3])), std::string("\xc3\xa9\xf0\x9f\x98\x80\n"));
   CHECK_EQ(parsed.index.tensors[0].rank, 2);
   CHECK_EQ(parsed.index.tensors[0].end - parsed.index.tensors[0].begin, int64_t{24});
-  CHECK_EQ(parsed.index.metadata.size(), size_t{1});
+  CHECK_EQ(parsed.index.metadataEnds.size(), size_t{1});
+  CHECK_EQ(parsed.index.metadataKey(0), "format");
+  CHECK_EQ(parsed.index.metadataValue(0), "pt");
   CHECK(parse("{}", 0).status.ok());
 }
 

@@ -21,7 +21,7 @@ describe("command", () => {
   it("without a verb shows the verbs and exits with 2", async () => {
     const { code, out, err } = await run();
     assert.deepEqual([code, out], [2, ""]);
-    assert.match(err, /train .*\n.*generate .*\n.*doctor/);
+    assert.match(err, /train .*\n.*generate .*\n.*inspect .*\n.*doctor/);
   });
 
   it("has help for itself and every verb, with an example", async () => {
