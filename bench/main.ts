@@ -1,4 +1,5 @@
-// The benchmarks: npm run bench [-- ops collectives steps compiling overhead timer] prints tables and writes them to results/.
+// The benchmarks: npm run bench [-- ops collectives steps compiling overhead timer checkpoints] prints tables and writes them to results/.
+import { benchCheckpoints } from "./checkpoints.ts";
 import { benchCollectives } from "./collectives.ts";
 import { benchCompiling } from "./compiling.ts";
 import { benchOps } from "./ops.ts";
@@ -36,6 +37,12 @@ const parts: Readonly<Record<string, Part>> = {
     async run() {
       const { table, firstSeconds } = await benchCompiling();
       return { table, aim: `compiling GPT-2 for 8 devices: ${firstSeconds} s, aim 3: ${verdict(firstSeconds < 3)}` };
+    },
+  },
+  checkpoints: {
+    async run() {
+      const { table, ratio } = await benchCheckpoints();
+      return { table, aim: `a save's stall over the copy's own time: ${ratio}, aim 1.5: ${verdict(ratio <= 1.5)}` };
     },
   },
   ops: { run: async () => ({ table: await benchOps() }) },

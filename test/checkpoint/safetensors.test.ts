@@ -273,7 +273,8 @@ describe("folders of weights", () => {
   });
 });
 
-describe("strict JSON", () => {
+describe("strict JSON", function () {
+  this.timeout(20_000);
   const plain = (value: unknown): unknown => {
     if (value instanceof Map) return Object.fromEntries([...value].map(([key, item]) => [key, plain(item)]));
     return Array.isArray(value) ? value.map(plain) : value;

@@ -1,8 +1,9 @@
-// Preloaded into a process under test (LD_PRELOAD): makes the n-th file operation under a path fail, be cut short, or be the
-// last thing the process does. Instructions are read from the environment at each operation, so that a process can change
-// its own:
+// Preloaded into a process under test (LD_PRELOAD): makes the n-th file operation under a path fail, be cut short, or
+// be the last thing the process does. Instructions are read from the environment at each operation, so that a process
+// can change its own:
 //   MESHWORK_FAULT_UNDER  text that the paths of counted operations contain
-//   MESHWORK_FAULT        "N:ACTION": operation N, counted from 1 since this text changed; ACTION is kill, short (a write
+//   MESHWORK_FAULT        "N:ACTION": operation N, counted from 1 since this text changed; ACTION is kill, short (a
+//   write
 //                         of half the bytes), or an errno's number, with a + behind it from operation N on
 //   MESHWORK_FAULT_LOG    file that gets the name of every counted operation, a line each
 #include <dlfcn.h>

@@ -1,6 +1,6 @@
-// A small coverage-guided fuzzer for GCC's -fsanitize-coverage=trace-pc (Clang has it too): inputs that reach new edges are
-// kept and mutated on. Usage: fuzz INPUTS [--save FOLDER] CORPUS...; the exit code is 1 after a crash, a hang, a leak, or an
-// allocation above twice the file.
+// A small coverage-guided fuzzer for GCC's -fsanitize-coverage=trace-pc (Clang has it too): inputs that reach new edges
+// are kept and mutated on. Usage: fuzz INPUTS [--save FOLDER] CORPUS...; the exit code is 1 after a crash, a hang, a
+// leak, or an allocation above twice the file.
 #include <dirent.h>
 #include <sanitizer/common_interface_defs.h>
 #include <sanitizer/lsan_interface.h>
@@ -128,9 +128,16 @@ class Mutator {
         const size_t digit = text.find_first_of("0123456789", at);
         if (digit == std::string::npos) break;
         const size_t end = text.find_first_not_of("0123456789", digit);
-        constexpr std::array<const char*, 10> numbers = {
-            "0", "1", "2", "255", "65536", "4294967296", "9007199254740992", "9007199254740993", "18446744073709551615",
-            "18446744073709551616"};
+        constexpr std::array<const char*, 10> numbers = {"0",
+                                                         "1",
+                                                         "2",
+                                                         "255",
+                                                         "65536",
+                                                         "4294967296",
+                                                         "9007199254740992",
+                                                         "9007199254740993",
+                                                         "18446744073709551615",
+                                                         "18446744073709551616"};
         text.replace(digit, end == std::string::npos ? end : end - digit, numbers[below(numbers.size())]);
         break;
       }

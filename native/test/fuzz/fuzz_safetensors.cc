@@ -22,8 +22,8 @@ void walk(const Safetensors& index) {
 
 }  // namespace
 
-// Mutations seldom keep the length before the header right: each input is read as it is, and as a header with a right length
-// and as many bytes of data as its first byte says.
+// Mutations seldom keep the length before the header right: each input is read as it is, and as a header with a right
+// length and as many bytes of data as its first byte says.
 size_t fuzzOne(const std::string& input) {
   static const int memory = ::memfd_create("fuzz", 0);
   static const std::string path = "/proc/self/fd/" + std::to_string(memory);
@@ -46,18 +46,17 @@ size_t fuzzOne(const std::string& input) {
 }
 
 const std::vector<std::string>& fuzzWords() {
-  static const std::vector<std::string> words = {
-      "\"__metadata__\":{\"format\":\"pt\"},",
-      "\"w\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]}",
-      "\"b\":{\"dtype\":\"BF16\",\"shape\":[],\"data_offsets\":[24,26]}",
-      "\"e\":{\"dtype\":\"I64\",\"shape\":[0],\"data_offsets\":[0,0]}",
-      "\"dtype\":\"U8\"",
-      "\"shape\":[1,1,1,1,1,1,1,1]",
-      "\"data_offsets\":[0,0]",
-      "\\u0041",
-      "\\ud83d\\ude00",
-      "\xc3\xa9",
-      "F8_E4M3"};
+  static const std::vector<std::string> words = {"\"__metadata__\":{\"format\":\"pt\"},",
+                                                 "\"w\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]}",
+                                                 "\"b\":{\"dtype\":\"BF16\",\"shape\":[],\"data_offsets\":[24,26]}",
+                                                 "\"e\":{\"dtype\":\"I64\",\"shape\":[0],\"data_offsets\":[0,0]}",
+                                                 "\"dtype\":\"U8\"",
+                                                 "\"shape\":[1,1,1,1,1,1,1,1]",
+                                                 "\"data_offsets\":[0,0]",
+                                                 "\\u0041",
+                                                 "\\ud83d\\ude00",
+                                                 "\xc3\xa9",
+                                                 "F8_E4M3"};
   return words;
 }
 
