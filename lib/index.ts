@@ -19,6 +19,7 @@ export {
   layerNorm,
   rmsNorm,
   rope,
+  topk,
 } from "./tensor/functions.ts";
 
 // Functions of tensors

@@ -7,14 +7,12 @@ import { Placement } from "../train/placement.ts";
 import type { GenerateOptions } from "./generate-flags.ts";
 import { type CliIo, EXIT } from "./io.ts";
 import { createLog } from "./log.ts";
-import { refuseAxes } from "./mesh-flag.ts";
 import { prepareGeneration } from "./prepare-generation.ts";
 
 /** Runs the verb; returns the exit code. */
 export async function runGenerate(options: GenerateOptions, io: CliIo): Promise<number> {
   const { folder, promptTokens, maxTokens, tokenizer, endTokens, sample } = await prepareGeneration(options);
   if (options.device === "cuda") throw new PlanError("device cuda: this build has no CUDA backend; use --device cpu");
-  if (options.mesh) refuseAxes(options.mesh);
   const model = await loadModel(folder);
   model.eval();
   const axes = Object.fromEntries(Object.entries(options.mesh ?? {}).filter(([, n]) => n > 1));

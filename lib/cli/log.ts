@@ -147,6 +147,8 @@ class TextLog implements Log {
       `rate ${event.learningRate.toExponential(2)}`,
       `${countText(event.tokensPerSecond)} tokens/s`,
     ];
+    const dropped = event.terms?.dropped;
+    if (dropped !== undefined) parts.push(`dropped ${(100 * dropped).toFixed(2)} %`);
     const left = this.#secondsLeft(event);
     if (left !== undefined && left > 0) parts.push(`${durationText(left)} left`);
     return parts.join("  ");

@@ -1,5 +1,5 @@
 // The mesh on the command line: `dp=2,tp=2,pp=2`.
-import { PlanError, UsageError } from "../core/errors.ts";
+import { UsageError } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
 import { axisOrder, maxDevices, type MeshAxis } from "../ir/mesh.ts";
 
@@ -23,19 +23,6 @@ export function axisList(mesh: MeshSizes): { readonly name: MeshAxis; readonly s
 export function meshText(mesh: MeshSizes): string {
   const parts = axisOrder.filter((axis) => mesh[axis] > 1).map((axis) => `${axis}=${mesh[axis]}`);
   return parts.length === 0 ? "one device" : parts.join(",");
-}
-
-/** Throws PlanError for axes that the engine does not split anything over yet. */
-export function refuseAxes(mesh: MeshSizes): void {
-  for (const axis of ["ep"] as const) {
-    if (mesh[axis] === 1) continue;
-    throw new PlanError(
-      `--mesh ${axis}=${mesh[axis]}: axis ${axis} is not supported yet; use dp, fsdp, cp, tp and pp`,
-      {
-        details: { axis },
-      },
-    );
-  }
 }
 
 /** Reads `dp=2,tp=2,pp=2`, in any order. @throws {UsageError} for unknown or repeated axes and sizes below 1. */

@@ -67,7 +67,8 @@ export async function prepareTraining(options: TrainOptions): Promise<PreparedTr
     tokenizer: options.tokenizer,
     modelFolder: source.kind === "folder" ? source.folder : undefined,
   });
-  const { config, json } = modelConfig(source, options, data);
+  const { config: own, json } = modelConfig(source, options, data);
+  const config = withCapacity(own, options.capacityFactor);
   const defaults =
     source.kind === "preset" ? source.preset.training : folderDefaults(weightsFrom !== undefined, config.maxPositions);
   let settings = decide(options, defaults);
@@ -83,6 +84,16 @@ export async function prepareTraining(options: TrainOptions): Promise<PreparedTr
   }
   dataset.requireSteps(settings.steps);
   return { name: source.name, config, configJson: json, weightsFrom, data, dataset, settings };
+}
+
+/** The config with a bound on the experts' choices. */
+function withCapacity(config: ModelConfig, capacityFactor: number | undefined): ModelConfig {
+  if (capacityFactor === undefined) return config;
+  if (config.architecture === "gpt2" || config.experts === undefined) {
+    throw new UsageError("--capacity-factor bounds what experts take; the model has none");
+  }
+  if (capacityFactor === 0) throw new UsageError("--capacity-factor 0: a number above 0 is expected");
+  return { ...config, experts: { ...config.experts, capacityFactor } };
 }
 
 async function findModel(options: TrainOptions): Promise<ModelSource> {

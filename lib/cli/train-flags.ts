@@ -114,6 +114,11 @@ export const trainFlags = {
   microbatches: integerFlag({ help: "parts a batch is split into", min: 1, defaultText: "1 without pp, else 2 x pp" }),
   mesh: meshFlag,
   zero: zeroFlag,
+  capacityFactor: numberFlag({
+    help: "most choices of a sample that an expert takes, times its even share; others are dropped and counted",
+    min: 0,
+    defaultText: "none is dropped",
+  }),
   sequenceParallel: choiceFlag(["auto", "on", "off"], {
     help: "activations split along their sequence over tp; auto: where it is estimated to be faster",
     default: "auto",

@@ -1,11 +1,10 @@
 // `meshwork train`: data, model, mesh, the training loop, evaluation, a sample, and the saved run.
-import type { TensorSource } from "../checkpoint/safetensors.ts";
 import type { StorageArray } from "../core/dtype.ts";
 import { AbortedError, NonFiniteError, PlanError, UsageError } from "../core/errors.ts";
 import { Generator } from "../evaluate/generate.ts";
 import { createSampler } from "../evaluate/sampler.ts";
 import type { LanguageModel } from "../nn/language-model.ts";
-import { createModel, loadModel } from "../nn/load.ts";
+import { createModel, fileTensors, loadModel } from "../nn/load.ts";
 import { adamw } from "../optim/optimizer.ts";
 import { constant, cosine, type LearningRateSchedule } from "../optim/schedules.ts";
 import { Mesh } from "../tensor/mesh.ts";
@@ -16,7 +15,6 @@ import { type TrainStep, trainStep } from "../train/step.ts";
 import type { GivenFlag } from "./flags.ts";
 import { type CliIo, EXIT } from "./io.ts";
 import { createLog, type Log } from "./log.ts";
-import { refuseAxes } from "./mesh-flag.ts";
 import { type PreparedTraining, prepareTraining } from "./prepare-training.ts";
 import { findResumption, hasCheckpoints, type Resumption } from "./resume.ts";
 import { RunCheckpoints } from "./run-checkpoints.ts";
@@ -67,7 +65,9 @@ export async function runTrain(
   try {
     await using mesh = await Mesh.open({ device: settings.device === "auto" ? "auto" : "cpu", axes });
     const model =
-      prepared.weightsFrom === undefined ? createModel(prepared.config) : await loadModel(prepared.weightsFrom);
+      prepared.weightsFrom === undefined
+        ? createModel(prepared.config)
+        : await loadModel(prepared.weightsFrom, prepared.config);
     using step = await compileTraining(mesh, model, prepared);
     const emit = (event: TrainEvent): void => {
       log.event(event);
@@ -93,7 +93,6 @@ export async function runTrain(
 
 function refuseUnsupported({ settings }: PreparedTraining): void {
   if (settings.device === "cuda") throw new PlanError("device cuda: this build has no CUDA backend; use --device cpu");
-  refuseAxes(settings.mesh);
 }
 
 function compileTraining(
@@ -159,6 +158,7 @@ async function train(run: Run): Promise<number> {
       tokens,
       seconds,
       tokensPerSecond: tokens / seconds,
+      ...(Object.keys(result.terms).length > 1 ? { terms: result.terms } : {}),
       ...(result.nonFinite === undefined ? {} : { skipped: true, module: result.nonFinite }),
     });
     await checkpoints.after(result);
@@ -279,11 +279,7 @@ async function sample(run: Run, generator: Generator): Promise<void> {
 }
 
 async function save({ model, mesh, folder, prepared }: Run): Promise<void> {
-  const tensors: TensorSource[] = model.parameters().map((p) => ({
-    name: model.source?.names.get(p) ?? p.stored.name,
-    shape: p.stored.shape,
-    read: () => asFloat32(mesh.store.read(p.id)),
-  }));
+  const tensors = fileTensors(model, (p) => asFloat32(mesh.store.read(p.id)));
   await folder.saveModel({ config: prepared.configJson, tensors, tokenizerFiles: prepared.data.tokenizer?.files });
 }
 

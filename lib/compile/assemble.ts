@@ -10,6 +10,7 @@ import { boundaryOf } from "./boundary.ts";
 import { collectiveCalls } from "./calls.ts";
 import { deviceActions, OutputStaging } from "./device-actions.ts";
 import { deviceTable } from "./device-table.ts";
+import { expertReserve } from "./expert-plan.ts";
 import { refuseIdleDevices } from "./idle.ts";
 import { timed } from "./passes.ts";
 import { Role, type RoleInput, signature } from "./role.ts";
@@ -100,6 +101,7 @@ function devicePlan(role: Role, plan: ReturnType<typeof planMemory>, rank: numbe
     scratchBytes: plan.scratchBytes,
     boundBytes: role.boundBytes.reduce((sum, bytes) => sum + align(bytes), 0),
     cellBytes: role.cellBytes,
+    experts: expertReserve(role.program),
     instructions: role.program.segments.reduce((n, s) => n + s.instructions.length, 0),
   };
 }

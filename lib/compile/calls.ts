@@ -12,8 +12,13 @@ function groupOf(attribute: Attribute | undefined): (TableEntry & { kind: "group
 
 /** Elements of the whole tensor, where all ranks agree on it; an exchange's differ from rank to rank. */
 function wholeCount({ kernel, inputs, outputs }: Instruction): number {
-  if (kernel === "all_to_all") return 0;
+  if (kernel === "all_to_all" || kernel === "expert_exchange") return 0;
   return inputs.reduce((sum, x, i) => sum + Math.max(sizeOf(x.dims), sizeOf(outputs[i]!.dims)), 0);
+}
+
+/** Bounds of an exchange whose counts are data: on the way back they are those of the way there. */
+function rowBounds({ outputs }: Instruction, [back, most]: readonly number[]): CollectiveCall["rows"] {
+  return { most: back ? 0 : most!, room: outputs[0]!.dims[0]! };
 }
 
 /** The calls of one device: its collective instructions, in the order in which its actions run them. */
@@ -33,12 +38,15 @@ export function collectiveCalls(
     instructions.flatMap((i): CollectiveCall[] => {
       const entry = groupOf(i.attributes[0]);
       if (!entry) return [];
-      const kind = i.attributes.slice(1).filter((a) => typeof a === "number");
+      const numbers = i.attributes.slice(1).filter((a) => typeof a === "number");
+      const bounded = i.kernel === "expert_exchange";
+      const kind = bounded ? numbers.slice(0, 1) : numbers;
       return [
         {
           group: ranksOf(entry),
           kind: [i.kernel, ...kind].join(" "),
           count: wholeCount(i),
+          rows: bounded ? rowBounds(i, numbers) : undefined,
           dtype: i.outputs[0]!.dtype,
           label: i.label,
         },

@@ -13,6 +13,7 @@ import type { RecomputePolicy } from "../passes/remat.ts";
 import { type Schedule, stageDevices } from "../passes/schedule.ts";
 import { alikeGraphs } from "./alike.ts";
 import { type MicroGraph, tagCrossings } from "./boundary.ts";
+import type { ExpertReserve } from "./expert-plan.ts";
 import { updateName } from "./names.ts";
 import { type PassOptions, runGraphPasses, timed } from "./passes.ts";
 import { assemblePrograms } from "./assemble.ts";
@@ -147,6 +148,8 @@ export interface DevicePlan {
   readonly boundBytes: number;
   /** Bytes of the cells that keep the microbatches' results, gradients most of all; part of stepBytes. */
   readonly cellBytes: number;
+  /** What is reserved for rows that other ranks may send to this device's experts. */
+  readonly experts?: ExpertReserve | undefined;
   readonly instructions: number;
 }
 

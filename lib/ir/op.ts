@@ -23,6 +23,12 @@ export interface FactorMap {
   readonly ordered?: readonly string[];
   /** Factors of dims that are never split, yet go together when they are reordered (a row of softmax, keys of attention). */
   readonly unsplit?: Pick<FactorMap, "inputs" | "outputs">;
+  /**
+   * Of ops on rows that were dispatched to experts (ValueSpec.routed). `rows`: factors of the rows, by which only rows that
+   * lie in a device's own order may be split. `groups`: the factor of experts; rows that have travelled meet the experts of
+   * their ranks only, so that no sum over that factor is left to do.
+   */
+  readonly routed?: { readonly rows: readonly string[]; readonly groups: string };
 }
 
 /**
@@ -48,6 +54,8 @@ export interface ShardingRule<P> {
     params: P,
     local: LocalBuilder<V>,
   ): V[] | null;
+  /** Its results are no larger than its operands: a partial operand is summed behind it (where it is linear in it). */
+  readonly shrinks?: boolean;
 }
 
 /** What a rule uses to write a local subgraph: ops that every rank runs on the parts it holds. */
@@ -57,10 +65,12 @@ export interface LocalBuilder<V> {
   /** The value summed where it is partial, and split like this. */
   split(value: V, dims: readonly (readonly string[])[]): V;
   /**
-   * One op on operands as they lie, with results that lie as given: nothing is inferred and nothing inserted, so that the
-   * rule answers for what it means. A dim is as long as all ranks' parts together.
+   * One op on operands as they lie, with results that lie as given: nothing is inserted, so that the rule answers for what
+   * it means. A dim is as long as all ranks' parts together.
    */
-  emit(op: string, inputs: readonly V[], params: Params, dims: readonly (readonly (readonly string[])[])[]): V[];
+  emit(op: string, inputs: readonly V[], params: Params, specs: readonly ValueSpec[]): V[];
+  /** emit() of an op with one operand and result, which is made once for all who ask, beside its operand. */
+  once(op: string, input: V, params: Params, spec: ValueSpec): V;
 }
 
 /** Inputs of a gradient rule. */

@@ -20,6 +20,11 @@ export interface ValueSpec {
   readonly dims: readonly (readonly string[])[];
   /** Axes over whose ranks the value is the sum (max, min) of the ranks' tensors. */
   readonly partial: Readonly<Record<string, ReduceKind>>;
+  /**
+   * Set for rows that were dispatched to experts, and what belongs to them: they lie in an order of the device's own, and
+   * over these axes with the ranks that have their experts. Such values cannot be resharded along their rows.
+   */
+  readonly routed?: readonly string[];
 }
 
 /** Sizes of a mesh's axes, in device order (the last varies fastest). */
@@ -79,7 +84,8 @@ export function sameSpec(a: ValueSpec, b: ValueSpec): boolean {
     a.dims.length === b.dims.length &&
     a.dims.every((axes, d) => sameAxes(axes, b.dims[d]!)) &&
     ka.length === Object.keys(b.partial).length &&
-    ka.every((axis) => a.partial[axis] === b.partial[axis])
+    ka.every((axis) => a.partial[axis] === b.partial[axis]) &&
+    a.routed?.join() === b.routed?.join()
   );
 }
 
@@ -87,7 +93,8 @@ export function sameSpec(a: ValueSpec, b: ValueSpec): boolean {
 export function specText(spec: ValueSpec): string {
   const dims = spec.dims.map((axes) => (axes.length === 0 ? "-" : axes.join(".")));
   const partial = Object.entries(spec.partial).map(([axis, kind]) => ` +${kind}(${axis})`);
-  return `[${dims.join(", ")}]${partial.join("")}`;
+  const routed = spec.routed ? ` routed(${spec.routed.join()})` : "";
+  return `[${dims.join(", ")}]${partial.join("")}${routed}`;
 }
 
 /** Half-open interval of indices. */

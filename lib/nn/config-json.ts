@@ -75,6 +75,7 @@ function llamaKeys(config: LlamaConfig): ConfigJson {
           num_experts_per_tok: config.experts.perToken,
           output_router_logits: config.experts.balanceWeight !== 0,
           router_aux_loss_coef: config.experts.balanceWeight,
+          ...(config.experts.denseLayers ? { mlp_only_layers: [...config.experts.denseLayers] } : {}),
         }),
   };
 }

@@ -56,6 +56,13 @@ export interface ExpertsConfig {
   readonly perToken: number;
   /** Weight of the load-balance term in the loss: 0 unless `output_router_logits` asks for the term. */
   readonly balanceWeight: number;
+  /** Numbers of layers that have a dense feed-forward instead (`mlp_only_layers`). */
+  readonly denseLayers?: readonly number[];
+  /**
+   * In training an expert takes at most this factor times its even share of a sample's choices, the tokens' first choices
+   * first; others are dropped, and counted in the loss term `dropped`. Absent: none is dropped.
+   */
+  readonly capacityFactor?: number;
 }
 
 /** Llama and its relatives: RMSNorm, rotary positions, grouped-query attention, gated feed-forward. */
@@ -210,7 +217,13 @@ function parseExperts(fields: Fields): ExpertsConfig {
   const perToken = fields.size("num_experts_per_tok");
   if (perToken > count) throw fields.error("num_experts_per_tok", `${perToken} of ${count} experts cannot be chosen`);
   const weight = fields.number("router_aux_loss_coef", 0.001);
-  return { count, perToken, balanceWeight: fields.flag("output_router_logits", false) ? weight : 0 };
+  const denseLayers = fields.ids("mlp_only_layers");
+  return {
+    count,
+    perToken,
+    balanceWeight: fields.flag("output_router_logits", false) ? weight : 0,
+    ...(denseLayers.length > 0 ? { denseLayers } : {}),
+  };
 }
 
 /** Newer files hold theta and scaling in `rope_parameters`, older ones in `rope_theta` and `rope_scaling`. */

@@ -1,90 +1,136 @@
-// A mixture of experts (Shazeer et al. 2017): a router weighs the best few of several feed-forward layers for each token.
-// Every expert sees every token, and those not chosen count with weight 0: exact, with no token dropped.
+// A mixture of experts (Shazeer et al. 2017): a router picks the best few of several feed-forward layers for each token, and
+// only those see it. Dims: b samples, t tokens, w width, e experts, k choices of a token, f inner width.
 import { expectObject } from "../core/check.ts";
-import { iota } from "../tensor/functions.ts";
+import { iota, topk } from "../tensor/functions.ts";
+import { Parameter } from "../tensor/parameter.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ExpertsConfig, LlamaConfig } from "./config.ts";
-import { activate, Projection } from "./layers.ts";
+import { Projection } from "./layers.ts";
 import { Module } from "./module.ts";
 
-/** What a router did: for each expert e, the probability it got and how often it was chosen, as means over tokens. */
+/** What a router did. */
 export interface Routing {
-  /** [e]. */
+  /** [e]: the probability that each expert got, as a mean over tokens. */
   readonly probability: Tensor;
-  /** [e], without gradient. */
+  /** [e]: how often each expert was chosen, as a mean over tokens, without gradient. */
   readonly share: Tensor;
+  /** One number: choices that found no room with their expert; undefined where there is room for all. */
+  readonly dropped: Tensor | undefined;
 }
 
 type Config = LlamaConfig & { readonly experts: ExpertsConfig };
 
-/** A gated feed-forward layer, under Mixtral's names. */
-class Expert extends Module {
-  readonly w1: Projection;
-  readonly w2: Projection;
-  readonly w3: Projection;
+/** Mesh axis over which the experts of a layer are split. */
+const axis = "ep";
+
+/** The weights [e, rows, columns] of all experts; in files one tensor for each. */
+class ExpertWeights extends Module {
+  readonly weight: Parameter;
+
+  constructor(config: Config, sizes: readonly [number, number], split: readonly (string | null)[]) {
+    super();
+    const { count } = config.experts;
+    const shape = [count, ...sizes];
+    const parts = (path: string): string[] => Array.from({ length: count }, (_, e) => partName(path, e));
+    this.weight = new Parameter({
+      shape,
+      initial: { kind: "normal", std: config.initializerRange },
+      spec: [axis, ...split],
+      stored: { shape, parts },
+    });
+  }
+
+  /** rows [b, t, k, columns] in the order of experts, `counts` [e] of each -> [b, t, k, rows]. */
+  forward(rows: Tensor, counts: Tensor): Tensor {
+    return rows.emit("grouped_matmul", [counts, this.weight], { turned: false })[0]!;
+  }
+}
+
+/** Mixtral's name of an expert's part: "experts.w1.weight" -> "experts.0.w1.weight". */
+function partName(path: string, expert: number): string {
+  return path.replace(/(^|\.)experts\.(?=w\d\.weight$)/, `$1experts.${expert}.`);
+}
+
+/** Gated feed-forward layers, under Mixtral's names. */
+class ExpertStack extends Module {
+  readonly w1: ExpertWeights;
+  readonly w2: ExpertWeights;
+  readonly w3: ExpertWeights;
   readonly #activation: LlamaConfig["activation"];
 
   constructor(config: Config) {
     super();
-    const common = {
-      sizes: { w: config.width, f: config.innerWidth },
-      split: { f: "tp" },
-      initial: { kind: "normal", std: config.initializerRange },
-    } as const;
-    this.w1 = new Projection({ ...common, dims: "f w", over: "w" });
-    this.w2 = new Projection({ ...common, dims: "w f", over: "f" });
-    this.w3 = new Projection({ ...common, dims: "f w", over: "w" });
+    const { width, innerWidth } = config;
+    this.w1 = new ExpertWeights(config, [innerWidth, width], ["tp", null]);
+    this.w2 = new ExpertWeights(config, [width, innerWidth], [null, "tp"]);
+    this.w3 = new ExpertWeights(config, [innerWidth, width], ["tp", null]);
     this.#activation = config.activation;
   }
 
-  forward(x: Tensor): Tensor {
-    return this.w2.call(activate(this.w1.call(x), this.#activation).mul(this.w3.call(x)));
+  /** rows [b, t, k, w] in the order of experts, `counts` [e] of each -> the same dims. */
+  forward(rows: Tensor, counts: Tensor): Tensor {
+    const gated = this.w1.call(rows, counts).emit("expert_gate", [this.w3.call(rows, counts), counts], {
+      activation: this.#activation,
+    })[0]!;
+    return this.w2.call(gated, counts);
   }
 }
 
 /** The experts of a layer and their router. */
 export class Experts extends Module {
   readonly gate: Projection;
-  readonly experts: readonly Expert[];
-  readonly #perToken: number;
+  readonly experts: ExpertStack;
+  readonly #config: ExpertsConfig;
 
   constructor(config: Config) {
     super();
     expectObject("a model's config", config);
     expectObject("a model's config of experts", config.experts);
-    const { count, perToken } = config.experts;
     this.gate = new Projection({
       dims: "e w",
       over: "w",
-      sizes: { e: count, w: config.width },
+      sizes: { e: config.experts.count, w: config.width },
       initial: { kind: "normal", std: config.initializerRange },
     });
-    this.experts = Array.from({ length: count }, () => new Expert(config));
-    this.#perToken = perToken;
+    this.experts = new ExpertStack(config);
+    this.#config = config.experts;
   }
 
   /** x [b, t, w] -> result [b, t, w], and what the router did. */
   forward(x: Tensor): Routing & { readonly result: Tensor } {
-    // Before the router: in the backward pass their parts of x's gradient, which tensor parallelism must sum, come together.
-    const outputs = this.experts.map((expert) => expert.call(x));
+    const { count, perToken } = this.#config;
     const probabilities = this.gate.call(x).softmax();
-    const chosen = largest(probabilities.stopGradient(), this.#perToken);
-    const kept = chosen.where(probabilities, 0);
-    const weights = kept.div(kept.sum(-1, true));
-    const parts = outputs.map((output, e) => output.mul(weights.slice(-1, e, e + 1)));
-    const result = parts.reduce((sum, part) => sum.add(part));
-    const share = chosen.cast(probabilities.dtype).mean([0, 1]);
-    return { result, probability: probabilities.mean([0, 1]), share };
+    const { values, indices } = topk(probabilities, perToken);
+    const weights = values.div(values.sum(-1, true));
+    const capacity = this.#capacity(x.shape[1]!);
+    const bounded = capacity === undefined ? {} : { capacity };
+    const kept =
+      capacity === undefined ? indices : indices.emit("expert_capacity", [], { experts: count, capacity })[0]!;
+    const plan = kept.emit("expert_sort", [], { experts: count });
+    const [rows, counts] = x.emit("expert_dispatch", plan, { axis, ...bounded }) as [Tensor, Tensor];
+    const made = this.experts.call(rows, counts).emit("expert_return", plan, { axis, ...bounded })[0]!;
+    return {
+      result: made.emit("expert_combine", [weights])[0]!,
+      probability: probabilities.mean([0, 1]),
+      share: shareOf(indices, probabilities),
+      dropped: capacity === undefined ? undefined : kept.lt(0).cast("f32").sum(),
+    };
+  }
+
+  /** Most choices of a sample that an expert takes, where that is bounded: in training only. */
+  #capacity(tokens: number): number | undefined {
+    const { capacityFactor, count, perToken } = this.#config;
+    if (capacityFactor === undefined || !this.training) return undefined;
+    return Math.max(1, Math.ceil((capacityFactor * tokens * perToken) / count));
   }
 }
 
-/** Where x [b, t, e] has the `count` largest elements of its last dim (bool); of equal ones the first. */
-function largest(x: Tensor, count: number): Tensor {
-  const [b, t, e] = x.shape as readonly [number, number, number];
-  const [own, other] = [x.reshape([b, t, e, 1]), x.reshape([b, t, 1, e])];
-  const earlier = iota(x.context, [e, e], 1).lt(iota(x.context, [e, e], 0));
-  const beaten = other.gt(own).or(other.eq(own).and(earlier.broadcastTo([b, t, e, e])));
-  return beaten.cast("i32").sum(-1).lt(count);
+/** How often each expert was chosen for a token, [e]. */
+function shareOf(indices: Tensor, probabilities: Tensor): Tensor {
+  const [b, t, k] = indices.shape as readonly [number, number, number];
+  const e = probabilities.shape[2]!;
+  const chosen = indices.reshape([b, t, k, 1]).eq(iota(indices.context, [1, 1, 1, e], 3));
+  return chosen.cast(probabilities.dtype).sum(2).mean([0, 1]);
 }
 
 /** How unevenly the experts of all layers are used: the number chosen for a token at best (Fedus et al. 2021). */

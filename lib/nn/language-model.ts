@@ -26,8 +26,8 @@ export interface PipelineBlock {
 export interface ModelSource {
   /** config.json as it stood. */
   readonly json: ConfigJson;
-  /** The weights' names in its files. */
-  readonly names: ReadonlyMap<Parameter, string>;
+  /** The names of the weights' parts in its files. */
+  readonly names: ReadonlyMap<Parameter, readonly string[]>;
 }
 
 /** Gives logits of the next token at every position. */

@@ -5,7 +5,7 @@ import { full, iota, rope } from "../tensor/functions.ts";
 import type { Initial } from "../tensor/parameter.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { attendCausally } from "./attend.ts";
-import type { LlamaConfig } from "./config.ts";
+import type { ExpertsConfig, LlamaConfig } from "./config.ts";
 import { Experts, imbalance, type Routing } from "./experts.ts";
 import { attentionCost, LanguageModel, type LossTerms, type PipelineBlock } from "./language-model.ts";
 import { activate, Dropout, Embedding, Projection, RMSNorm } from "./layers.ts";
@@ -79,6 +79,11 @@ class MLP extends Module {
   }
 }
 
+/** The experts of a layer; undefined for a dense one. */
+function expertsOf({ experts }: LlamaConfig, layer: number): LlamaConfig["experts"] {
+  return experts?.denseLayers?.includes(layer) ? undefined : experts;
+}
+
 class Layer extends Module {
   readonly input_layernorm: RMSNorm;
   readonly self_attn: Attention;
@@ -87,12 +92,12 @@ class Layer extends Module {
   readonly mlp: MLP | undefined;
   readonly block_sparse_moe: Experts | undefined;
 
-  constructor(config: LlamaConfig) {
+  constructor(config: LlamaConfig, number: number) {
     super();
     this.input_layernorm = new RMSNorm(config.width, config.rmsNormEps);
     this.self_attn = new Attention(config);
     this.post_attention_layernorm = new RMSNorm(config.width, config.rmsNormEps);
-    const { experts } = config;
+    const experts = expertsOf(config, number);
     this.mlp = experts ? undefined : new MLP(config);
     this.block_sparse_moe = experts ? new Experts({ ...config, experts }) : undefined;
   }
@@ -117,7 +122,7 @@ class Trunk extends Module {
   constructor(config: LlamaConfig) {
     super();
     this.embed_tokens = new Embedding(config.vocabSize, config.width, fresh(config), "tp");
-    this.layers = Array.from({ length: config.layers }, () => new Layer(config));
+    this.layers = Array.from({ length: config.layers }, (_, layer) => new Layer(config, layer));
     this.norm = new RMSNorm(config.width, config.rmsNormEps);
   }
 
@@ -126,6 +131,20 @@ class Trunk extends Module {
     for (const layer of this.layers) x = layer.call(x, routing);
     return this.norm.call(x);
   }
+}
+
+function routingTerms(inputs: Tensor, routing: readonly Routing[], experts: ExpertsConfig): LossTerms {
+  const samples = inputs.shape[0]!;
+  const number = (value: number): Tensor => full(inputs.context, [], value);
+  const dropped = routing.flatMap((r) => r.dropped ?? []);
+  const choices = dropped.length * inputs.size * experts.perToken;
+  const [balance, lost] = [experts.balanceWeight !== 0, dropped.length > 0];
+  return {
+    ...(balance && {
+      balance: { sum: imbalance(routing).mul(samples), count: number(samples), weight: experts.balanceWeight },
+    }),
+    ...(lost && { dropped: { sum: dropped.reduce((sum, part) => sum.add(part)), count: number(choices), weight: 0 } }),
+  };
 }
 
 /**
@@ -158,27 +177,29 @@ export class Llama extends LanguageModel {
     return this.lm_head.call(this.model.call(ids, routing));
   }
 
-  /** With the term `balance` where the config weighs it: how unevenly each microbatch uses the experts. */
+  /**
+   * With the term `balance` where the config weighs it: how unevenly each microbatch uses the experts. With the term
+   * `dropped`, of weight 0, where the experts' capacity is bounded: the share of choices that found no room.
+   */
   override loss(inputs: Tensor, targets: Tensor): LossTerms {
     const { experts } = this.config;
     const routing: Routing[] = [];
     const terms = this.nextTokenLoss(inputs, targets, () => this.call(inputs, routing));
-    if (!experts || experts.balanceWeight === 0) return terms;
-    const samples = inputs.shape[0]!;
-    const count = full(inputs.context, [], samples);
-    const sum = imbalance(routing).mul(samples);
-    return { ...terms, balance: { sum, count, weight: experts.balanceWeight } };
+    if (!experts || routing.length === 0) return terms;
+    // Where the loss is: a pipeline's seeds of the terms are on that stage.
+    return { ...terms, ...this.lm_head.within(inputs, () => routingTerms(inputs, routing, experts)) };
   }
 
   override pipelineBlocks(sequenceLength = this.config.maxPositions): PipelineBlock[] {
     const { width, heads, kvHeads, headDim, innerWidth, vocabSize } = this.config;
-    const { experts } = this.config;
-    const projections = 2 * width * headDim * (heads + kvHeads) + 3 * width * innerWidth * (experts?.count ?? 1);
-    const router = width * (experts?.count ?? 0);
-    const layer = projections + router + attentionCost(heads, headDim, sequenceLength);
+    const attention = 2 * width * headDim * (heads + kvHeads) + attentionCost(heads, headDim, sequenceLength);
+    const layerCost = (layer: number): number => {
+      const experts = expertsOf(this.config, layer);
+      return attention + width * (experts?.count ?? 0) + 3 * width * innerWidth * (experts?.perToken ?? 1);
+    };
     return [
       { path: this.model.embed_tokens.path, cost: width },
-      ...this.model.layers.map(({ path }) => ({ path, cost: layer })),
+      ...this.model.layers.map(({ path }, layer) => ({ path, cost: layerCost(layer) })),
       { path: this.model.norm.path, cost: width },
       { path: this.lm_head.path, cost: vocabSize * width },
     ];

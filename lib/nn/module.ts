@@ -17,12 +17,16 @@ export abstract class Module {
 
   /** Runs forward(); operations made meanwhile, outside deeper modules, belong to this module. */
   call<Args extends unknown[], Result>(this: Module & { forward(...args: Args): Result }, ...args: Args): Result {
-    const builder = firstTensor(args)?.context.builder;
-    if (builder === undefined) return this.forward(...args);
+    const tensor = firstTensor(args);
+    return tensor === undefined ? this.forward(...args) : this.within(tensor, () => this.forward(...args));
+  }
+
+  /** Runs a function; operations made meanwhile in the tensor's context belong to this module. */
+  within<Result>({ context: { builder } }: Tensor, run: () => Result): Result {
     const outer = builder.path;
     builder.path = this.path;
     try {
-      return this.forward(...args);
+      return run();
     } finally {
       builder.path = outer;
     }

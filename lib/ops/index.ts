@@ -8,6 +8,7 @@ import { collectiveOps } from "./collective.ts";
 import { contractionOps } from "./contraction.ts";
 import { elementwiseOps } from "./elementwise.ts";
 import { embeddingOps } from "./embedding.ts";
+import { expertOps } from "./experts.ts";
 import { leafOps } from "./leaf.ts";
 import { lossOps } from "./loss.ts";
 import { movementOps } from "./movement.ts";
@@ -15,6 +16,7 @@ import { normalizationOps } from "./normalization.ts";
 import { optimizerOps } from "./optimizer.ts";
 import { placementOps } from "./placement.ts";
 import { reductionOps } from "./reduction.ts";
+import { routingOps } from "./routing.ts";
 
 /** Every op's record by name. */
 export const ops = {
@@ -31,6 +33,8 @@ export const ops = {
   ...placementOps,
   ...collectiveOps,
   ...bucketOps,
+  ...routingOps,
+  ...expertOps,
 };
 
 /** Name of an op. */

@@ -11,6 +11,14 @@ import {
 } from "./collective.ts";
 import { matmulKernel } from "./contraction.ts";
 import { embeddingGradKernel, embeddingKernel } from "./embedding.ts";
+import {
+  expertCombineGradKernel,
+  expertCombineKernel,
+  expertGateGradKernel,
+  expertGateKernel,
+  groupedMatmulGradKernel,
+  groupedMatmulKernel,
+} from "./experts.ts";
 import { elementwiseKernel } from "./expression.ts";
 import { randomKernel } from "./leaf.ts";
 import { crossEntropyGradKernel, crossEntropyKernel, crossEntropyPartialKernel } from "./loss.ts";
@@ -18,6 +26,13 @@ import { copyKernel } from "./movement.ts";
 import { layerNormGradKernel, layerNormKernel, rmsNormGradKernel, rmsNormKernel } from "./normalization.ts";
 import { adamwKernel, sgdKernel, squareSumKernel } from "./optimizer.ts";
 import { reduceKernel, softmaxGradKernel, softmaxKernel } from "./reduction.ts";
+import {
+  expertCapacityKernel,
+  expertExchangeKernel,
+  expertSortKernel,
+  permuteRowsKernel,
+  topkKernel,
+} from "./routing.ts";
 
 export { type ElementOp, elementOps } from "./expression.ts";
 
@@ -50,6 +65,17 @@ export const kernels = [
   allToAllKernel,
   broadcastKernel,
   shardSliceKernel,
+  topkKernel,
+  expertCapacityKernel,
+  expertSortKernel,
+  permuteRowsKernel,
+  expertExchangeKernel,
+  groupedMatmulKernel,
+  groupedMatmulGradKernel,
+  expertGateKernel,
+  expertGateGradKernel,
+  expertCombineKernel,
+  expertCombineGradKernel,
 ] as const;
 
 /** Name of a native kernel. */

@@ -54,11 +54,12 @@ class Ring<V> {
   shift(value: V, shifts: number): V {
     const after = this.keys((shifts + 1) % this.ranks);
     const params = { dim: 1, axes: [shifted(this.#axis, shifts)] };
-    return this.#local.emit("ring_shift", [value], params, [after])[0]!;
+    return this.emit("ring_shift", [value], params, [after])[0]!;
   }
 
   emit(op: string, inputs: readonly V[], params: Params, dims: readonly Dims[]): V[] {
-    return this.#local.emit(op, inputs, params, dims);
+    const specs = dims.map((split) => ({ dims: split, partial: {} }));
+    return this.#local.emit(op, inputs, params, specs);
   }
 
   /** Keys and values as one tensor, so that they travel together. */

@@ -8,7 +8,15 @@ import { GraphBuilder } from "./graph-builder.ts";
 export type Precision = "f32" | "bf16" | "fp16";
 
 /** Ops that run in the compute type: their f32 operands are cast to it, their f32 results cast back. */
-const narrowOps = new Set(["einsum", "attention", "attention_grad"]);
+const narrowOps = new Set([
+  "einsum",
+  "attention",
+  "attention_grad",
+  "expert_dispatch",
+  "grouped_matmul",
+  "grouped_matmul_grad",
+  "expert_return",
+]);
 
 /** Returns the graph with casts for a precision. */
 export function placeCasts(graph: Graph, precision: Precision): Graph {
@@ -20,7 +28,7 @@ export function placeCasts(graph: Graph, precision: Precision): Graph {
   const narrow = (value: number, phase: string): number => {
     if (b.type(value).dtype !== "f32") return value;
     const key = `${value} ${phase === "weights" ? "backward" : phase}`;
-    const known = narrowed.get(key) ?? b.cast(value, "bf16");
+    const known = narrowed.get(key) ?? uncast(b, value) ?? b.cast(value, "bf16");
     narrowed.set(key, known);
     return known;
   };
@@ -40,6 +48,13 @@ export function placeCasts(graph: Graph, precision: Precision): Graph {
   }
   for (const { name, value } of graph.outputs) b.graph.outputs.push({ name, value: map[value]! });
   return b.graph;
+}
+
+/** The bf16 value that a value was cast from. */
+function uncast({ graph }: GraphBuilder, value: number): number | undefined {
+  const node = graph.nodes[graph.values[value]!.node]!;
+  const from = node.op === "cast" ? node.inputs[0]! : undefined;
+  return from !== undefined && graph.values[from]!.type.dtype === "bf16" ? from : undefined;
 }
 
 /** The log-sum-exp that attention keeps is float32 in every precision. */

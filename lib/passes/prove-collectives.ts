@@ -10,6 +10,8 @@ export interface CollectiveCall {
   /** Elements of the whole collective, alike on all ranks. */
   readonly count: number;
   readonly dtype: string;
+  /** Where counts are data: most rows that this rank brings any other, and how many it has room for. */
+  readonly rows?: { readonly most: number; readonly room: number } | undefined;
   /** Names it in errors: a module path. */
   readonly label: string;
 }
@@ -30,6 +32,12 @@ export function proveCollectives(perRank: Calls): void {
     const lists = group.map((rank) => perRank[rank]!.filter((c) => c.group.join() === key));
     lists.slice(1).forEach((list, i) => {
       compareLists(lists[0]!, list, group[0]!, group[i + 1]!);
+    });
+    lists[0]!.forEach((_, i) => {
+      proveRoom(
+        lists.map((list) => list[i]!),
+        group,
+      );
     });
   }
   proveOrder(perRank);
@@ -60,6 +68,16 @@ function compareLists(first: readonly CollectiveCall[], other: readonly Collecti
       refuse(message, { rank: b, label: y.label, differs: what, found: y[what], expected: x[what] });
     }
   }
+}
+
+/** Whatever the counts are, what the ranks bring finds room on each. */
+function proveRoom(calls: readonly CollectiveCall[], group: readonly number[]): void {
+  const most = calls.reduce((sum, { rows }) => sum + (rows?.most ?? 0), 0);
+  calls.forEach((call, i) => {
+    if (call.rows === undefined || most <= call.rows.room) return;
+    const message = `rank ${group[i]} has room for ${call.rows.room} rows in ${textOf(call)}, but ${most} may come`;
+    refuse(message, { rank: group[i], label: call.label, room: call.rows.room, most });
+  });
 }
 
 /** Lets every call block until its whole group is there; what is left then waits in a circle. */

@@ -10,6 +10,7 @@ import { getOp } from "../ops/index.ts";
 import { elementOps } from "../ops/kernels.ts";
 import type { ReshardParams } from "../ops/placement.ts";
 import { GraphBuilder, type GraphValue, GraphValueBuilder } from "./graph-builder.ts";
+import { expectArrived, expectUnmoved, resultRouting, routedFactors } from "./routed.ts";
 import { sequenceDims } from "./sequence.ts";
 import { castsIntoSums, wantedSpecs } from "./shard-hints.ts";
 
@@ -77,6 +78,7 @@ export function shard(graph: Graph, options: ShardOptions): Graph {
     const node = graph.nodes[graph.values[value]!.node]!;
     b.path = node.path;
     b.phase = node.phase;
+    expectArrived(name, b.spec(map[value]!));
     const whole = spec === null ? map[value]! : b.toSpec(map[value]!, spec, options.staysPartial?.(name));
     b.graph.outputs.push({ name, value: whole });
   }
@@ -96,17 +98,18 @@ class ShardBuilder extends GraphBuilder {
   readonly #local: LocalBuilder<GraphValue> = {
     size: (axis) => this.#sizes[axisName(axis)] ?? 1,
     split: ({ id }, dims) => ({ id: this.#reshard(this.#reduced(id), dims) }),
-    emit: (op, inputs, params, dims) => {
+    emit: (op, inputs, params, specs) => {
       const ids = inputs.map((v) => v.id);
       const types = getOp(op).infer(
         ids.map((v) => this.type(v)),
         params,
       );
       return this.append(op, ids, params, types).map((id, i) => {
-        this.graph.values[id]!.spec = { dims: dims[i]!, partial: {} };
+        this.graph.values[id]!.spec = specs[i]!;
         return { id };
       });
     },
+    once: (op, { id }, params, spec) => ({ id: this.#step(id, op, op, params, spec) }),
   };
 
   readonly #scatter: SequenceScatter | undefined;
@@ -141,21 +144,29 @@ class ShardBuilder extends GraphBuilder {
     if (parts) return parts;
     const inputTypes = inputs.map((v) => this.type(v));
     const outputTypes = record.infer(inputTypes, params);
-    const factors = record.sharding.factors(inputTypes, outputTypes, params);
+    const specs = inputs.map((v) => this.spec(v));
+    const factors = routedFactors(record.name, record.sharding.factors(inputTypes, outputTypes, params), specs);
     const kept = this.#flowingPartial(record, inputs, outputTypes);
     const whole = inputs.map((v) => (kept ? v : this.#reduced(v)));
-    const assigned = this.#assign(factors, whole, Object.keys(kept ?? {}));
+    const routing = resultRouting(specs);
+    const assigned = this.#assign(factors, whole, Object.keys(kept ?? {}), routing);
     const ready = whole.map((v, i) =>
       this.#reshard(
         v,
-        factors.inputs[i]!.map((f) => (f === null ? [] : (assigned.get(f) ?? []))),
+        factors.inputs[i]!.map((f, d) => (f === null ? this.#fixed(v, d) : (assigned.get(f) ?? []))),
       ),
     );
     const outputs = this.append(op, ready, params, outputTypes);
     outputs.forEach((v, o) => {
-      this.graph.values[v]!.spec = outputSpec(factors, o, assigned, kept ?? {});
+      this.graph.values[v]!.spec = outputSpec(factors, o, assigned, kept ?? {}, routing);
     });
     return outputs;
+  }
+
+  /** The axes of a dim that is never split: none, but for what lies in a device's own order, where they are as they are. */
+  #fixed(value: number, dim: number): readonly string[] {
+    const { dims, routed } = this.spec(value);
+    return routed ? dims[dim]! : [];
   }
 
   /** Brings a value to exactly this spec; with `staysPartial`, it stays partial over the axes that do not split it. */
@@ -220,13 +231,23 @@ class ShardBuilder extends GraphBuilder {
     }
     // Through contractions and kernels with several results a reduction would only move to something larger.
     const carries = linear !== "none" && some.length === 1 && linear.includes(some[0]!);
-    return carries && record.name in elementOps ? first : null;
+    return carries && (record.name in elementOps || record.sharding.shrinks) ? first : null;
   }
 
   /** Which axes split which factor: the largest operand's wish first, each axis once. */
-  #assign(factors: FactorMap, inputs: readonly number[], taken: readonly string[]): Map<string, readonly string[]> {
+  #assign(
+    factors: FactorMap,
+    inputs: readonly number[],
+    taken: readonly string[],
+    routing: readonly string[] | undefined,
+  ): Map<string, readonly string[]> {
     const assigned = new Map<string, readonly string[]>();
     const used = new Set(taken.map(axisName));
+    // Experts are where the rows have travelled to.
+    if (factors.routed && routing && routing.length > 0) {
+      assigned.set(factors.routed.groups, routing);
+      for (const axis of routing) used.add(axis);
+    }
     const claim = (factor: string | null, axes: readonly string[]): void => {
       const have = (factor !== null && assigned.get(factor)) || [];
       if (factor === null || axes.length <= have.length || !sameAxes(have, axes.slice(0, have.length))) return;
@@ -296,10 +317,11 @@ class ShardBuilder extends GraphBuilder {
       this.path = producer.path;
       if (phase !== "update") this.phase = producer.phase;
     }
-    const made = this.append(op, [value], params, [this.type(value)])[0]!;
+    const made = this.append(op, [value], params, getOp(op).infer([this.type(value)], params))[0]!;
     this.path = path;
     this.phase = phase;
-    this.graph.values[made]!.spec = spec;
+    const { routed } = this.spec(value);
+    this.graph.values[made]!.spec = { ...(routed ? { routed } : {}), ...spec };
     if (dim !== undefined) this.#along.set(made, dim);
     this.#made.set(name, made);
     return made;
@@ -323,10 +345,10 @@ class ShardBuilder extends GraphBuilder {
 
   /** A value that is a sum over the axis of sequence parallelism, scattered along its sequence; others as they are. */
   #scattered(value: number): number {
-    const { dims, partial } = this.spec(value);
+    const { dims, partial, routed } = this.spec(value);
     const dim = this.#along.get(value);
     const axis = this.#scatter?.axis;
-    if (axis === undefined || dim === undefined || partial[axis] !== "sum") return value;
+    if (axis === undefined || dim === undefined || partial[axis] !== "sum" || routed) return value;
     // One number a token is not worth it: its readers want it whole.
     if (!this.type(value).shape.some((n, d) => d > 0 && d !== dim && n > 1)) return value;
     const rest = Object.fromEntries(Object.entries(partial).filter(([a]) => a !== axis));
@@ -340,6 +362,7 @@ class ShardBuilder extends GraphBuilder {
    */
   #reshard(value: number, wanted: Dims): number {
     let v = value;
+    expectUnmoved(this.spec(v), wanted);
     wanted.forEach((axes, d) => {
       for (;;) {
         const { dims, partial } = this.spec(v);
@@ -395,14 +418,18 @@ function outputSpec(
   output: number,
   assigned: ReadonlyMap<string, readonly string[]>,
   kept: Readonly<Record<string, ReduceKind>>,
+  routing: readonly string[] | undefined,
 ): ValueSpec {
   const names = factors.outputs[output]!;
   const partial: Record<string, ReduceKind> = { ...kept };
+  const met = routing?.length ? factors.routed?.groups : undefined;
   for (const [factor, axes] of assigned) {
-    if (names.includes(factor)) continue;
+    if (names.includes(factor) || factor === met) continue;
     const kinds = factors.reduce?.[factor] ?? "sum";
     const kind = typeof kinds === "string" ? kinds : kinds[output];
     if (kind) for (const axis of axes) partial[axisName(axis)] = kind;
   }
-  return { dims: names.map((f) => (f === null ? [] : (assigned.get(f) ?? []))), partial };
+  const routed = routing && (!factors.routed || factors.routed.rows.some((f) => names.includes(f)));
+  const dims = names.map((f) => (f === null ? [] : (assigned.get(f) ?? [])));
+  return { dims, partial, ...(routed ? { routed: routing } : {}) };
 }

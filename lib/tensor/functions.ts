@@ -86,6 +86,15 @@ export function crossEntropy(logits: Tensor, targets: Tensor, ignore = -100): Te
   return logits.emit("cross_entropy", [targets], { ignore })[0]!;
 }
 
+/**
+ * The `count` largest elements of each row of the last dim, largest first, and their indices (i32); of equal ones the first
+ * comes first.
+ */
+export function topk(x: Tensor, count: number): { readonly values: Tensor; readonly indices: Tensor } {
+  const [values, indices] = x.emit("topk", [], { count }) as [Tensor, Tensor];
+  return { values, indices };
+}
+
 /** Joins tensors along a dim; all other dims agree. */
 export function concat(parts: readonly Tensor[], dim = 0): Tensor {
   const list = Array.isArray(parts) && parts.every((part) => part instanceof TensorClass);

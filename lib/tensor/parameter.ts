@@ -12,7 +12,7 @@ export type Initial =
   | { readonly kind: "normal"; readonly std: number; readonly mean?: number }
   | { readonly kind: "uniform"; readonly low: number; readonly high: number };
 
-/** How a parameter is stored on disk: a name and shape per file tensor; the inner form is a reshape of it. */
+/** A tensor on disk: the parameter's inner form is a reshape of it, or of several one after the other. */
 export interface Stored {
   readonly name: string;
   readonly shape: Shape;
@@ -25,8 +25,15 @@ export interface ParameterOptions {
   readonly dtype?: DType;
   /** How the mesh splits it; axes the mesh lacks are ignored. */
   readonly spec?: PartitionSpec;
-  /** Name and shape in files; by default the path and the inner shape. */
-  readonly stored?: { readonly name?: string; readonly shape: Shape };
+  /**
+   * Name and shape in files; by default the path and the inner shape. `parts`: the names of the tensors that it is stacked
+   * from, along dim 0, by the parameter's path (the experts of a layer).
+   */
+  readonly stored?: {
+    readonly name?: string;
+    readonly shape: Shape;
+    readonly parts?: (path: string) => readonly string[];
+  };
   /** Frozen parameters get no gradient and no update. */
   readonly frozen?: boolean;
 }
@@ -68,14 +75,20 @@ export class Parameter implements Readable {
     return `${this.path}@${this.#number}`;
   }
 
-  /** Name and shape in files. */
+  /** Name and shape as a whole. */
   get stored(): Stored {
     return { name: this.#stored?.name ?? this.path, shape: this.#stored?.shape ?? this.shape };
   }
 
+  /** The tensors of a model folder that it is made of: itself, or those that are stacked in it, in order. */
+  get parts(): readonly Stored[] {
+    const { shape } = this.stored;
+    return this.#stored?.parts?.(this.path).map((name) => ({ name, shape: shape.slice(1) })) ?? [this.stored];
+  }
+
   /** Whether weight decay applies: to what is stored with two or more dims. */
   get decays(): boolean {
-    return this.stored.shape.length >= 2;
+    return this.parts[0]!.shape.length >= 2;
   }
 
   /** The parameter's value in a trace. Every read is a use of its own. */

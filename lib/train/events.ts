@@ -20,6 +20,11 @@ export interface StepEvent {
   readonly tokens: number;
   readonly seconds: number;
   readonly tokensPerSecond: number;
+  /**
+   * The loss's terms, where there are several: weighted means; `dropped`, no part of the loss, is the share of choices that
+   * found no room with their expert.
+   */
+  readonly terms?: Readonly<Record<string, number>>;
   /** True where the gradient was not finite and the update was left out. */
   readonly skipped?: boolean;
   /** Where the gradient was not finite: the first module whose own is not. */

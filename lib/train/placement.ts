@@ -50,6 +50,15 @@ export class Placement {
     this.zero = zero;
     this.parameters = model.parameters();
     this.#byId = new Map(this.parameters.map((p) => [p.id, p]));
+    const experts = this.parameters.some((p) => p.spec.flat().includes("ep"));
+    if (mesh.layout.size("ep") > 1 && !experts) {
+      throw new PlanError(
+        `mesh ${mesh.layout}: axis ep splits experts, of which the model has none; leave it out, or use dp`,
+        {
+          details: { axis: "ep" },
+        },
+      );
+    }
     const blocks = model.pipelineBlocks?.() ?? [{ path: "", cost: 1 }];
     this.stages = assignStages(blocks, deviceOfStage.length, stageOf);
   }

@@ -117,6 +117,15 @@ export class StepPlan {
       ];
       lines.push(`${columns.join(" ")} ${String(d.instructions).padStart(13)}`);
     }
+    const reserves = this.devices.flatMap((d) => d.experts ?? []);
+    if (reserves.length > 0) {
+      const most = reserves.reduce((a, b) => (b.bytes > a.bytes ? b : a));
+      const [bytes, even] = [mib(most.bytes).trim(), mib(most.evenBytes).trim()];
+      lines.push(
+        `experts: ${bytes} MiB of that for ${most.rows} rows a layer, the most that may come; ` +
+          `${most.evenRows} rows (${even} MiB) come where experts are used evenly`,
+      );
+    }
     for (const { policy, largestBytes, seconds } of this.tried) {
       lines.push(
         `recompute ${policy}: ${mib(largestBytes).trim()} MiB on the fullest device, about ${seconds.toPrecision(3)} s`,

@@ -103,6 +103,7 @@ export interface TrainStepOptions<Name extends string = string> {
 export interface StepResult {
   /** Weighted sum of the terms' means, before the update. */
   readonly loss: number;
+  /** Each term's mean times its weight; the mean alone of a term of weight 0, which is no part of the loss. */
   readonly terms: Readonly<Record<string, number>>;
   /** Norm of the whole gradient before clipping. */
   readonly gradNorm: number;
@@ -179,12 +180,14 @@ export class TrainStep<Name extends string = string> implements Disposable {
     const began = performance.now();
     const results = await this.#loaded.run(inputs, signal);
     this.step = step;
+    const { reported } = this.#source;
     const terms = Object.fromEntries(this.#source.terms.map((t) => [t, results.get(`loss ${t}`)![0]!]));
+    const weighted = Object.entries(terms).filter(([name]) => !reported.includes(name));
     const gradNorm = results.get("gradNorm")![0]!;
     const squares = results.get("squares")!;
     const nonFinite = Number.isFinite(gradNorm) ? undefined : this.#culprit(squares);
     return {
-      loss: Object.values(terms).reduce((a, b) => a + b, 0),
+      loss: weighted.reduce((sum, [, term]) => sum + term, 0),
       terms,
       gradNorm,
       learningRate,
@@ -389,6 +392,7 @@ function updateSource(
   return {
     trained,
     terms: traced.terms.map((t) => t.name),
+    reported: traced.terms.filter((t) => t.weight === 0).map((t) => t.name),
     optimizer: options.optimizer,
     clipNorm: options.clipNorm ?? 0,
     cells,

@@ -13,7 +13,7 @@ import { type NamedSym, type Sym, SymBuilder, flatten, reachable } from "../tens
 export interface LossTerm {
   readonly sum: Tensor;
   readonly count: Tensor;
-  /** Factor on the mean; 1 by default. */
+  /** Factor on the mean; 1 by default. A term of weight 0 is reported, as its mean, and no part of the loss. */
   readonly weight?: number;
 }
 
@@ -108,10 +108,12 @@ export function trainGraph(traced: TracedLoss, trainable: (id: string) => boolea
     name: cellName.sum(t.name),
     sym: builder.reshape(t.sum, []),
   }));
-  const parts = traced.terms.map((t, i) => {
+  const parts = traced.terms.flatMap((t, i) => {
+    if (t.weight === 0) return [];
     const seed = builder.one("input", [], { name: cellName.seed(t.name), dtype: "f32", shape: [] });
-    return builder.mul(outputs[i]!.sym, seed);
+    return [builder.mul(outputs[i]!.sym, seed)];
   });
+  if (parts.length === 0) throw new PlanError("no term of the loss has a weight");
   const total = parts.reduce((a, b) => builder.add(a, b));
   const wrt = traced.reads
     .map((sym, index) => ({ sym, index }))
@@ -151,7 +153,7 @@ export function countGraph(traced: TracedLoss): Graph {
   return flatten(traced.terms.map((t) => ({ name: cellName.count(t.name), sym: builder.reshape(t.count, []) })));
 }
 
-/** Turns summed counts into seeds: weight / count, 0 for a count of 0. */
+/** Turns summed counts into seeds: weight / count (1 / count for a term that is only reported), 0 for a count of 0. */
 export function seedGraph(traced: TracedLoss): Graph {
   const builder = new SymBuilder();
   return flatten(
@@ -160,7 +162,7 @@ export function seedGraph(traced: TracedLoss): Graph {
       const none = builder.binary("le", count, 0);
       return {
         name: cellName.seed(t.name),
-        sym: builder.select(none, 0, builder.div(t.weight, builder.select(none, 1, count))),
+        sym: builder.select(none, 0, builder.div(t.weight || 1, builder.select(none, 1, count))),
       };
     }),
   );

@@ -18,6 +18,8 @@ export interface Trained {
 export interface UpdateSource {
   readonly trained: readonly Trained[];
   readonly terms: readonly string[];
+  /** Those among the terms that are only reported. */
+  readonly reported: readonly string[];
   readonly optimizer: Optimizer;
   /** Largest norm of the whole gradient; 0: no clipping. */
   readonly clipNorm: number;

@@ -17,7 +17,8 @@ class Pool;
 
 enum class Reduction : int32_t { sum = 0, max = 1, min = 2 };
 
-// One rank's part in the exchange of one tensor by all_reduce, all_gather, reduce_scatter, all_to_all or broadcast. Views are contiguous; what they
+// One rank's part in the exchange of one tensor by all_reduce, all_gather, reduce_scatter, all_to_all, broadcast or
+// expert_exchange. Views are contiguous; what they
 // and the counts must be is in opcodes.h and has been checked for this rank. Everything lives until the call returns.
 struct Collective {
   Op op = Op::all_reduce;
@@ -32,6 +33,10 @@ struct Collective {
   const int32_t* counts = nullptr;       // one per rank: all_gather, reduce_scatter; all_to_all: split counts
   const int32_t* joinCounts = nullptr;   // all_to_all
   int root = 0;                          // broadcast: index in the group
+  const int32_t* rows = nullptr;         // expert_exchange: [ranks, experts], which may hold anything
+  const int32_t* owners = nullptr;       // expert_exchange: how many experts each rank has
+  int64_t experts = 0;                   // expert_exchange
+  bool back = false;                     // expert_exchange
 };
 
 struct Message {

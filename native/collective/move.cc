@@ -234,6 +234,73 @@ void receivePart(const Collective& theirs, const Collective& mine, int r, int me
   }
 }
 
+// Where the rows of every expert of every rank begin, for one rank's reading of the counts: by the ranks that bring them,
+// and by those that have the experts. Sums do not overflow: there are fewer than 2^32 counts below 2^31.
+class ExpertRows {
+ public:
+  ExpertRows(const Collective& call, int ranks) : call_(call), ranks_(ranks) {}
+
+  int64_t rows(int rank, int64_t expert) const { return std::max<int32_t>(call_.rows[rank * call_.experts + expert], 0); }
+
+  // Calls f(rank, expert, at) for all rows that come to `me` on the way there, expert after expert, with the place of
+  // the rows in what the rank brings.
+  template <class F>
+  void arriving(int me, const F& f) const {
+    const int64_t first = sumBefore(call_.owners, me);
+    std::vector<int64_t> at(static_cast<size_t>(ranks_), 0);
+    for (int r = 0; r < ranks_; ++r) {
+      for (int64_t e = 0; e < first; ++e) at[static_cast<size_t>(r)] += rows(r, e);
+    }
+    for (int64_t e = first; e < first + call_.owners[me]; ++e) {
+      for (int r = 0; r < ranks_; ++r) {
+        f(r, e, at[static_cast<size_t>(r)]);
+        at[static_cast<size_t>(r)] += rows(r, e);
+      }
+    }
+  }
+
+  // Calls f(rank, expert, at) for all rows that `me` brought, in that order, with their place on the rank that has them.
+  template <class F>
+  void returning(int me, const F& f) const {
+    int64_t e = 0;
+    for (int owner = 0; owner < ranks_; ++owner) {
+      int64_t at = 0;
+      for (const int64_t end = e + call_.owners[owner]; e < end; ++e) {
+        for (int r = 0; r < me; ++r) at += rows(r, e);
+        f(owner, e, at);
+        for (int r = me; r < ranks_; ++r) at += rows(r, e);
+      }
+    }
+  }
+
+ private:
+  const Collective& call_;
+  int ranks_;
+};
+
+// Rows of the other ranks' x, as this rank's counts say, one after the other into y; zeros behind them. Whatever the counts
+// are, nothing outside of both is touched.
+void expertExchange(std::span<const Collective> calls, int me, Pool& pool) {
+  const Collective& mine = calls[static_cast<size_t>(me)];
+  const int64_t width = mine.y->dims[1] * dtypeSize(mine.y->dtype), room = mine.y->dims[0];
+  const ExpertRows counts(mine, static_cast<int>(calls.size()));
+  int64_t done = 0;
+  const auto take = [&](int from, int64_t rows, int64_t at) {
+    const Collective& theirs = calls[static_cast<size_t>(from)];
+    const int64_t there = theirs.x->dims[0];
+    const int64_t n = std::min({rows, room - done, std::max<int64_t>(there - at, 0)});
+    if (n > 0) copyBytes(mine.out + done * width, theirs.in + at * width, n * width, pool);
+    done += std::max<int64_t>(n, 0);
+  };
+  if (mine.back) {
+    counts.returning(me, [&](int owner, int64_t e, int64_t at) { take(owner, counts.rows(me, e), at); });
+  } else {
+    counts.arriving(me, [&](int r, int64_t e, int64_t at) { take(r, counts.rows(r, e), at); });
+  }
+  const int64_t rest = (room - done) * width;
+  if (rest > 0) std::memset(mine.out + done * width, 0, static_cast<size_t>(rest));
+}
+
 bool sameDims(const View& a, const View& b, int except, int exceptToo = -1) {
   if (a.rank != b.rank) return false;
   for (int d = 0; d < a.rank; ++d) {
@@ -262,6 +329,9 @@ bool fits(const Collective& mine, const Collective& theirs, int me, int r, size_
       if (mine.dim == mine.joinDim)
         return theirs.counts[me] == mine.joinCounts[r] && mine.counts[r] == theirs.joinCounts[me];
       return sameCounts(mine.counts, theirs.counts, n) && sameCounts(mine.joinCounts, theirs.joinCounts, n);
+    case Op::expert_exchange:
+      return mine.back == theirs.back && mine.x->dims[1] == theirs.x->dims[1] && mine.experts == theirs.experts &&
+             sameCounts(mine.owners, theirs.owners, n);
     default:
       return mine.root == theirs.root && sameDims(*mine.x, *theirs.x, -1);
   }
@@ -308,6 +378,8 @@ void moveShare(std::span<const Collective> calls, int me, Pool& pool) {
     case Op::all_to_all:
       for (size_t r = 0; r < calls.size(); ++r) receivePart(calls[r], mine, static_cast<int>(r), me, pool);
       return;
+    case Op::expert_exchange:
+      return expertExchange(calls, me, pool);
     default: {
       const Collective& root = calls[static_cast<size_t>(mine.root)];
       return copyBytes(mine.out, root.in, mine.y->count() * dtypeSize(mine.y->dtype), pool);

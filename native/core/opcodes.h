@@ -5,7 +5,7 @@
 namespace meshwork {
 
 // Compared with the number in every program's header.
-constexpr uint32_t kOpTableHash = 0x2b1452a5u;
+constexpr uint32_t kOpTableHash = 0x4b3ec9f0u;
 
 // clang-format off
 // elementwise(x*) -> (y*) {count:int, int*}
@@ -272,6 +272,91 @@ constexpr int count_ = 2;
 }
 constexpr int32_t kOp_shard_slice = 28;
 
+// topk(x) -> (values, indices) {}
+// values[r,k] = the k largest of each row x[r,n], largest first, and their indices (i32); of equal ones the first comes first;
+// NaN is larger than any number. Unit stride in n and k, k <= n. f32, f64, bf16.
+constexpr int32_t kOp_topk = 29;
+
+// expert_capacity(ids) -> (kept) {experts:int, capacity:int}
+// kept[b,t,k] = ids[b,t,k], or -1 where `capacity` choices of the same expert come before in the sample b: first choices
+// (k = 0) of all t in order, then second ones, ... Ids outside [0, experts) give -1. i32, contiguous.
+namespace attr::expert_capacity {
+constexpr int experts = 0;
+constexpr int capacity = 1;
+constexpr int count_ = 2;
+}
+constexpr int32_t kOp_expert_capacity = 30;
+
+// expert_sort(ids) -> (order, place, counts) {}
+// order[n] = the numbers 0 .. n-1 sorted by ids[n], equal ones ascending, those with an id outside [0, e) last; place[n] is its
+// inverse; counts[e] says how often each id is there. i32, contiguous.
+constexpr int32_t kOp_expert_sort = 31;
+
+// permute_rows(x, index) -> (y) {}
+// y[i,w] = row index[i] of x[m,k,w], counted row-major in m and k (any strides there, 0 too); zeros where index[i] is no row.
+// index i32 [n]; unit stride in w; f32, f64, bf16.
+constexpr int32_t kOp_permute_rows = 32;
+
+// expert_exchange(x, counts) -> (y) {group:table, owners:int, back:int, most:int}
+// Rows of x[m,w] go to the ranks of their experts, and back. counts i32 [ranks, e], alike on all ranks: how many rows of each
+// expert a rank brings, below 0 counts as 0; rank r has as many experts as table[owners + r] says, in order. back 0: x holds
+// this rank's rows expert after expert; y those of its own experts, expert after expert, in each the ranks' in order.
+// back 1: x and y exchanged. Rows that do not fit fall away; rows of y behind the last one are zeros. At most `most` rows go
+// from this rank to another one (back 1: come back): what a bounded exchange must have room for. Contiguous.
+namespace attr::expert_exchange {
+constexpr int group = 0;
+constexpr int owners = 1;
+constexpr int back = 2;
+constexpr int most = 3;
+constexpr int count_ = 4;
+}
+constexpr int32_t kOp_expert_exchange = 33;
+
+// grouped_matmul(x, counts, w) -> (y) {start:table}
+// Rows of x[m,k] lie group after group, counts[g] (i32; below 0 counts as 0) of each. y[m,n] = x w[g - start] for rows of the
+// groups [start, start + e) that w[e,k,n] has; all other rows of y are zeros. Unit stride in x's k, y's n, and one of w's last
+// two dims. All f32, f64 or bf16.
+namespace attr::grouped_matmul {
+constexpr int start = 0;
+constexpr int count_ = 1;
+}
+constexpr int32_t kOp_grouped_matmul = 34;
+
+// grouped_matmul_grad(a, b, counts) -> (d) {start:table}
+// d[e,m,n] = sum over the rows r of group start + e, ascending, of a[r,m] * b[r,n]; rows and counts as grouped_matmul; zeros for
+// a group without rows. Unit stride in m and n. All f32, f64 or bf16.
+namespace attr::grouped_matmul_grad {
+constexpr int start = 0;
+constexpr int count_ = 1;
+}
+constexpr int32_t kOp_grouped_matmul_grad = 35;
+
+// expert_gate(a, b, counts) -> (y) {act:int}
+// y[r,n] = act(a) * b for the first sum(counts) rows, zeros behind. act: 0 silu, 1 gelu (tanh form), 2 gelu (erf), 3 relu. counts
+// as grouped_matmul. Unit stride in n. f32, f64, bf16.
+namespace attr::expert_gate {
+constexpr int act = 0;
+constexpr int count_ = 1;
+}
+constexpr int32_t kOp_expert_gate = 36;
+
+// expert_gate_grad(a, b, counts, dy) -> (da, db) {act:int}
+// da = dy * b * act'(a), db = dy * act(a); rows, act and types as expert_gate.
+namespace attr::expert_gate_grad {
+constexpr int act = 0;
+constexpr int count_ = 1;
+}
+constexpr int32_t kOp_expert_gate_grad = 37;
+
+// expert_combine(x, weights) -> (y) {}
+// y[r,n] = sum over k, ascending, of x[r,k,n] * weights[r,k]. Unit stride in n; any other strides of x; weights contiguous. All
+// f32, f64 or bf16 (sums in f32).
+constexpr int32_t kOp_expert_combine = 38;
+
+// expert_combine_grad(x, dy) -> (dweights) {}
+// dweights[r,k] = sum over n of x[r,k,n] * dy[r,n]. Strides and types as expert_combine, dweights contiguous.
+constexpr int32_t kOp_expert_combine_grad = 39;
+
 enum class Op : int32_t {
   elementwise = kOp_elementwise,
   reduce = kOp_reduce,
@@ -301,8 +386,19 @@ enum class Op : int32_t {
   all_to_all = kOp_all_to_all,
   broadcast = kOp_broadcast,
   shard_slice = kOp_shard_slice,
+  topk = kOp_topk,
+  expert_capacity = kOp_expert_capacity,
+  expert_sort = kOp_expert_sort,
+  permute_rows = kOp_permute_rows,
+  expert_exchange = kOp_expert_exchange,
+  grouped_matmul = kOp_grouped_matmul,
+  grouped_matmul_grad = kOp_grouped_matmul_grad,
+  expert_gate = kOp_expert_gate,
+  expert_gate_grad = kOp_expert_gate_grad,
+  expert_combine = kOp_expert_combine,
+  expert_combine_grad = kOp_expert_combine_grad,
 };
-constexpr int kOpCount = 29;  // codes start at 1
+constexpr int kOpCount = 40;  // codes start at 1
 
 struct OpInfo {
   const char* name;
@@ -340,6 +436,17 @@ constexpr OpInfo kOpInfo[kOpCount] = {
   {"all_to_all", 1, 1, 1, 1, "tiiii"},
   {"broadcast", 1, 1, 1, 1, "tt"},
   {"shard_slice", 1, 1, 1, 1, "it"},
+  {"topk", 1, 1, 2, 2, ""},
+  {"expert_capacity", 1, 1, 1, 1, "ii"},
+  {"expert_sort", 1, 1, 3, 3, ""},
+  {"permute_rows", 2, 2, 1, 1, ""},
+  {"expert_exchange", 2, 2, 1, 1, "tiii"},
+  {"grouped_matmul", 3, 3, 1, 1, "t"},
+  {"grouped_matmul_grad", 3, 3, 1, 1, "t"},
+  {"expert_gate", 3, 3, 1, 1, "i"},
+  {"expert_gate_grad", 4, 4, 2, 2, "i"},
+  {"expert_combine", 2, 2, 1, 1, ""},
+  {"expert_combine_grad", 2, 2, 1, 1, ""},
 };
 
 enum class EOp : int32_t {

@@ -104,6 +104,17 @@ void Executor::kernel(const Instruction& instruction, const int32_t* table, int 
   instruction.kernel->run(call);
 }
 
+namespace {
+
+// Elements of the whole tensor. Of an exchange with experts: the rows that a rank brings, which are known; what comes to
+// it depends on the data.
+int64_t trafficOf(const Collective& call) {
+  if (call.op == Op::expert_exchange) return (call.back ? call.y : call.x)->count();
+  return std::max(call.x->count(), call.y->count());
+}
+
+}  // namespace
+
 Status Executor::collective(const Instruction& instruction, const int32_t* table) {
   const Program& program = *run_->program;
   const int32_t* a = program.attrs.data() + instruction.attrs;
@@ -111,8 +122,9 @@ Status Executor::collective(const Instruction& instruction, const int32_t* table
   const auto size = static_cast<int>(program.groups[group].ranks.size());
   Counters::Traffic& traffic = counters_.collectives[{static_cast<int>(instruction.op), size}];
   ++traffic.calls;
-  collectives_.resize(static_cast<size_t>(instruction.inputs));
-  for (int i = 0; i < instruction.inputs; ++i) {
+  const int tensors = instruction.outputs;
+  collectives_.resize(static_cast<size_t>(tensors));
+  for (int i = 0; i < tensors; ++i) {
     const OperandRef& x = program.operands[static_cast<size_t>(instruction.operands + i)];
     const OperandRef& y = program.operands[static_cast<size_t>(instruction.operands + instruction.inputs + i)];
     Collective& call = collectives_[static_cast<size_t>(i)];
@@ -142,11 +154,19 @@ Status Executor::collective(const Instruction& instruction, const int32_t* table
         call.counts = table + a[attr::all_to_all::splitCounts];
         call.joinCounts = table + a[attr::all_to_all::joinCounts];
         break;
+      case Op::expert_exchange: {
+        const OperandRef& counts = program.operands[static_cast<size_t>(instruction.operands) + 1];
+        call.rows = reinterpret_cast<const int32_t*>(operand(counts).data);
+        call.experts = counts.view->dims[1];
+        call.owners = table + a[attr::expert_exchange::owners];
+        call.back = a[attr::expert_exchange::back] != 0;
+        break;
+      }
       default:
         call.root = table[a[attr::broadcast::root]];
         break;
     }
-    traffic.bytes += std::max(x.view->count(), y.view->count()) * dtypeSize(x.view->dtype);
+    traffic.bytes += trafficOf(call) * dtypeSize(x.view->dtype);
   }
   return communicator_.run(device_, *run_->groups[group], collectives_, pool_);
 }

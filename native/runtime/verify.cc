@@ -130,18 +130,22 @@ class Verifier {
   // Attribute words of a tensor beyond the first: dim and counts of those that are split.
   static int wordsOfMore(Op op) { return op == Op::all_gather || op == Op::reduce_scatter ? 2 : 0; }
 
+  // An exchange with experts reads its counts besides the rows.
+  static int tensorsOf(const Instruction& in) { return in.op == Op::expert_exchange ? 1 : in.inputs; }
+
   // The checks of a collective that need no table.
   Status collective(const Instruction& in, const Uses& uses) const {
     static_assert(attr::all_gather::counts == attr::all_gather::dim + 1 &&
                   attr::reduce_scatter::counts == attr::reduce_scatter::dim + 1);
-    if (in.inputs != in.outputs) return refuse("as many outputs as inputs are expected");
+    const int tensors = tensorsOf(in);
+    if (tensors != in.outputs) return refuse("as many outputs as inputs are expected");
     const int named = static_cast<int>(std::strcspn(kOpInfo[static_cast<int>(in.op)].attrs, "*"));
     const int words = wordsOfMore(in.op);
-    if (in.attrCount != named - (words > 0 ? 1 : 0) + words * (in.inputs - 1)) {
+    if (in.attrCount != named - (words > 0 ? 1 : 0) + words * (tensors - 1)) {
       return refuse("each further tensor takes " + std::to_string(words) + " attribute words");
     }
     const bool reduces = in.op == Op::all_reduce || in.op == Op::reduce_scatter;
-    for (int i = 0; i < in.inputs; ++i) {
+    for (int i = 0; i < tensors; ++i) {
       const View &x = view(in, i), &y = view(in, in.inputs + i);
       if (!x.contiguous() || !y.contiguous()) return refuse("a collective's operands are contiguous");
       if (x.dtype != y.dtype || x.rank != y.rank) return refuse("x and y differ in dtype or rank");
@@ -162,7 +166,7 @@ class Verifier {
 
   Status withTable(const Instruction& in, int32_t base) const {
     static_assert(attr::all_reduce::group == 0 && attr::all_gather::group == 0 && attr::reduce_scatter::group == 0 &&
-                  attr::all_to_all::group == 0 && attr::broadcast::group == 0);
+                  attr::all_to_all::group == 0 && attr::broadcast::group == 0 && attr::expert_exchange::group == 0);
     const int32_t id = program_.table[static_cast<size_t>(base + attrs(in)[0])];
     if (id < 0 || static_cast<size_t>(id) >= program_.groups.size()) {
       return refuse("group " + std::to_string(id) + " is not known");
@@ -171,7 +175,7 @@ class Verifier {
     if (group.index < 0) {
       return refuse("rank " + std::to_string(program_.rank) + " is not in group " + std::to_string(id));
     }
-    for (int i = 0; i < in.inputs; ++i) {
+    for (int i = 0; i < tensorsOf(in); ++i) {
       Status status = tensor(in, i, group, base);
       if (!status.ok()) return status;
     }
@@ -189,6 +193,8 @@ class Verifier {
         return joined(group, base, a[attr::reduce_scatter::counts + more], a[attr::reduce_scatter::dim + more], x, y);
       case Op::all_to_all:
         return exchanged(group, base, a, x, y);
+      case Op::expert_exchange:
+        return routed(group, base, a, x, view(in, 1), y);
       case Op::broadcast: {
         const int32_t root = program_.table[static_cast<size_t>(base + a[attr::broadcast::root])];
         if (root < 0 || static_cast<size_t>(root) >= group.ranks.size()) return refuse("the root is not in the group");
@@ -226,6 +232,23 @@ class Verifier {
       return refuse("this rank's counts are not its operands' dims");
     }
     return sameDims(x, y, split, join);
+  }
+
+  // Rows that go where the data say: what they say is held against both sides when it is done.
+  Status routed(const Group& group, int32_t base, const int32_t* a, const View& x, const View& counts,
+                const View& y) const {
+    const int32_t back = a[attr::expert_exchange::back];
+    if (back != 0 && back != 1) return refuse("back is 0 or 1");
+    if (a[attr::expert_exchange::most] < 0) return refuse("most is negative");
+    if (x.rank != 2 || x.dims[1] != y.dims[1]) return refuse("x and y are rows of one width");
+    if (counts.dtype != DType::i32 || counts.rank != 2 || !counts.contiguous() ||
+        counts.dims[0] != static_cast<int64_t>(group.ranks.size())) {
+      return refuse("counts are i32 [ranks, experts], contiguous");
+    }
+    int64_t experts = 0;
+    Status status = total(group, base, a[attr::expert_exchange::owners], &experts);
+    if (!status.ok()) return status;
+    return experts == counts.dims[1] ? Status() : refuse("the ranks' experts do not sum to the counts' dim");
   }
 
   int64_t count(const Group& group, int32_t base, int32_t counts) const {

@@ -8,7 +8,7 @@ namespace meshwork {
 
 constexpr bool isCollective(Op op) {
   return op == Op::all_reduce || op == Op::all_gather || op == Op::reduce_scatter || op == Op::all_to_all ||
-         op == Op::broadcast;
+         op == Op::broadcast || op == Op::expert_exchange;
 }
 
 Status verifyProgram(const Program& program, const ProgramLimits& limits);

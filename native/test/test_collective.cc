@@ -1,7 +1,9 @@
 // In-process collectives: values for uneven counts and every dtype, disagreement, deadlines, aborts, messages.
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <functional>
+#include <span>
 #include <thread>
 
 #include "collective/collective.h"
@@ -113,6 +115,56 @@ void allReduce(DType dtype, int ranks, int64_t count, Reduction reduction, bool 
     }
     for (size_t r = 0; r < x.size(); ++r) CHECK_EQ(get((inPlace ? x : y)[r][static_cast<size_t>(i)]), expected);
   }
+}
+
+// Whatever each rank believes of the counts, nothing outside of the operands is touched; with true ones rows come to their
+// experts in the order of ranks, and back.
+void expertExchange(const std::vector<std::vector<int32_t>>& beliefs, bool sound) {
+  const int ranks = 3;
+  const int32_t owners[] = {2, 0, 1};
+  auto communicator = open(ranks);
+  CommunicatorGroup* group = communicator->group(upTo(ranks));
+  const View own = viewOf(DType::f32, {6, 2}), room = viewOf(DType::f32, {18, 2});
+  std::vector<std::vector<float>> x(3), there(3), back(3);
+  for (size_t r = 0; r < 3; ++r) {
+    for (int i = 0; i < 12; ++i) x[r].push_back(static_cast<float>(100 * r) + static_cast<float>(i));
+    there[r].assign(36, -1);
+    back[r].assign(12, -1);
+  }
+  const auto exchange = [&](int r, const std::vector<float>& from, std::vector<float>& to, bool home) {
+    Collective c = call(Op::expert_exchange, from.data(), to.data(), home ? room : own, home ? own : room);
+    c.rows = beliefs[beliefs.size() == 1 ? 0 : static_cast<size_t>(r)].data();
+    c.owners = owners;
+    c.experts = 3;
+    c.back = home;
+    return c;
+  };
+  const auto run = [&](bool home) {
+    allOk(onRanks(ranks, [&](int r, Pool& pool) {
+      const auto s = static_cast<size_t>(r);
+      const Collective c = home ? exchange(r, there[s], back[s], true) : exchange(r, x[s], there[s], false);
+      return communicator->run(r, *group, std::span(&c, 1), pool);
+    }));
+  };
+  run(false);
+  run(true);
+  if (!sound) return;
+  for (size_t r = 0; r < 3; ++r) {
+    int64_t rows = 0;
+    for (size_t e = 0; e < 3; ++e) rows += beliefs[0][r * 3 + e];
+    for (int64_t i = 0; i < 12; ++i) {
+      CHECK_EQ(back[r][static_cast<size_t>(i)], i / 2 < rows ? x[r][static_cast<size_t>(i)] : 0.0f);
+    }
+  }
+  CHECK_EQ(there[1][0], 0.0f);                            // no expert lives there
+  CHECK_EQ(there[0][0], beliefs[0][0] > 0 ? 0.0f : 100.0f);  // the first row of expert 0
+}
+
+TEST(collective_expert_exchange) {
+  expertExchange({{2, 1, 3, 0, 0, 6, 1, 4, 0}}, true);
+  expertExchange({{0, 0, 0, 6, 0, 0, 5, 0, 1}}, true);
+  expertExchange({{INT32_MAX, INT32_MIN, 3, INT32_MAX, INT32_MAX, INT32_MAX, -1, -1, -1}}, false);
+  expertExchange({{9, 9, 9, 9, 9, 9, 9, 9, 9}, {0, 0, 0, 0, 0, 0, 0, 0, 0}, {-9, 1 << 30, 5, 7, 1 << 30, 2, 1, 1, 1}}, false);
 }
 
 TEST(collective_all_reduce) {

@@ -61,6 +61,16 @@ const std::vector<Template>& templates() {
        {0, 2, 3}},
       {Op::sgd, {"Tm", "Tm", "Tm", "T1", "T1", "i1"}, {"Tm", "Tm"}, {0, 0, 1}, 0, {0, 2}},
       {Op::shard_slice, {"Tmnk"}, {"Tmhk"}, {2, 0}},
+      {Op::topk, {"Tmn"}, {"Tm1", "im1"}, {}},
+      {Op::expert_capacity, {"imnk"}, {"imnk"}, {40, 20}},
+      {Op::expert_sort, {"im"}, {"im", "im", "ie"}, {}},
+      {Op::permute_rows, {"Tmkn", "ih"}, {"Thn"}, {}},
+      {Op::grouped_matmul, {"Tmk", "ig", "Tekn"}, {"Tmn"}, {0}},
+      {Op::grouped_matmul_grad, {"Tmk", "Tmn", "ig"}, {"Tekn"}, {0}},
+      {Op::expert_gate, {"Tmn", "Tmn", "ig"}, {"Tmn"}, {3}},
+      {Op::expert_gate_grad, {"Tmn", "Tmn", "ig", "Tmn"}, {"Tmn", "Tmn"}, {3}},
+      {Op::expert_combine, {"Tmkn", "Tmk"}, {"Tmn"}, {}},
+      {Op::expert_combine_grad, {"Tmkn", "Tmn"}, {"Tmk"}, {}},
   };
   return all;
 }

@@ -3,6 +3,7 @@ import type { DType } from "../../lib/core/dtype.ts";
 import { type Shape, shapeText } from "../../lib/core/shape.ts";
 import type { OpName, OpParams } from "../../lib/ops/index.ts";
 import { type Case, makeCase } from "./case.ts";
+import { expertCases } from "./cases-experts.ts";
 import { nnCases } from "./cases-nn.ts";
 import { type Dense, dense } from "./dense.ts";
 import { Draw } from "./draw.ts";
@@ -358,5 +359,6 @@ export const cases: readonly Case[] = [
   ...reductionCases(),
   ...contractionCases(),
   ...nnCases(),
+  ...expertCases(),
   ...collectiveCases(),
 ];

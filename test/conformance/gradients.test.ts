@@ -99,7 +99,7 @@ function pose(c: Case): { problem: Problem; loss: Sym; wrt: Sym[] } | null {
 }
 
 /** Ops whose gradient is a fused kernel without a gradient of its own. */
-const once: readonly OpName[] = ["layer_norm", "rms_norm", "cross_entropy", "attention"];
+const once: readonly OpName[] = ["layer_norm", "rms_norm", "cross_entropy", "attention", "expert_gate"];
 
 describe("gradients", function () {
   this.timeout(120_000);

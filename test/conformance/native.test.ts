@@ -15,7 +15,7 @@ import { type Dense, dense } from "./dense.ts";
 import { Draw } from "./draw.ts";
 import { evaluateOp } from "./reference.ts";
 
-/** What a user cannot write: these stand in compiled graphs only. */
+/** What a user cannot write, or not read as a tensor of a mesh: these stand in compiled graphs only. */
 const inserted: readonly OpName[] = [
   "all_reduce",
   "all_gather",
@@ -25,6 +25,10 @@ const inserted: readonly OpName[] = [
   "bucket",
   "broadcast_from",
   "ring_shift",
+  "expert_counts",
+  "expert_arrivals",
+  "expert_exchange",
+  "expert_sort",
 ];
 /** Updates take operands that are split alike. */
 const alike: readonly OpName[] = ["adamw", "sgd", "assign"];

@@ -6,6 +6,7 @@ import { parseEquation } from "../../lib/ops/contraction.ts";
 import type { ElementStep } from "../../lib/ops/expression.ts";
 import type { OpName, OpParams } from "../../lib/ops/index.ts";
 import { at, build, type Dense, dense, full, indices, join, narrow, roundTo } from "./dense.ts";
+import { expertReference } from "./reference-experts.ts";
 import {
   attentionReference,
   lossReference,
@@ -236,6 +237,7 @@ export const references: { readonly [Name in OpName]: Reference<OpParams[Name]> 
   ...lossReference,
   ...attentionReference,
   ...optimizerReference,
+  ...expertReference,
   reshard: same,
   assign: ({ inputs }) => [inputs[1]!],
   all_reduce: same,

@@ -20,6 +20,14 @@ const exempt = new Set<OpName>([
   "ring_shift",
   "input",
   "parameter",
+  // Rows lie in the order of their experts on the way there: only there and back together they keep that of the tokens.
+  "expert_sort",
+  "expert_dispatch",
+  "grouped_matmul",
+  "grouped_matmul_grad",
+  "expert_gate",
+  "expert_gate_grad",
+  "expert_return",
 ]);
 
 /**

@@ -39,7 +39,7 @@ function tensorsOf(json: ConfigJson): Tensors {
   return new Map(
     createModel(parseModelConfig(json))
       .parameters()
-      .map(({ stored }) => [stored.name, stored.shape]),
+      .flatMap(({ parts }) => parts.map(({ name, shape }) => [name, shape] as const)),
   );
 }
 

@@ -113,7 +113,7 @@ function headerOf(name: string): Record<string, readonly number[]> {
 }
 
 function storedOf(parameters: readonly Parameter[]): Record<string, readonly number[]> {
-  return Object.fromEntries(parameters.map((p) => [p.stored.name, p.stored.shape]));
+  return Object.fromEntries(parameters.flatMap((p) => p.parts.map((part) => [part.name, part.shape])));
 }
 
 for (const name of ["gpt2", "llama", "mixtral"]) {

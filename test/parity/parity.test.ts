@@ -3,9 +3,8 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import path from "node:path";
-import { command } from "./cli.ts";
-import { describeWithReference, referenceFolder as folder } from "./reference.ts";
-import { assertParity, readJson, train } from "./train.ts";
+import { describeWithReference } from "./reference.ts";
+import { assertGeneration, assertParity, train } from "./train.ts";
 
 const layouts = ["dp=1", "dp=2", "tp=2", "pp=2", "tp=4", "pp=4", "dp=2,tp=2,pp=2", "dp=3", "tp=3", "pp=3"];
 
@@ -20,32 +19,7 @@ describeWithReference("parity with PyTorch", function () {
 
     for (const mesh of ["dp=1", "dp=2", "tp=3", "pp=2", "dp=2,tp=2,pp=2"]) {
       it(`${model} generates as PyTorch does under ${mesh}`, async () => {
-        const expected = readJson<{ prompt: number[]; last_logits: number[]; greedy: number[] }>(
-          path.join(folder, model, "logits.json"),
-        );
-        const args = [
-          "--model",
-          path.join(folder, model),
-          "--prompt-tokens",
-          expected.prompt.join(),
-          "--max-tokens",
-          "12",
-        ];
-        const { code, lines, stderr } = await command([
-          "generate",
-          ...args,
-          "--temperature",
-          "0",
-          "--logits",
-          "--mesh",
-          mesh,
-        ]);
-        assert.equal(code, 0, stderr);
-        const done = lines.at(-1)!;
-        assert.deepEqual(done.tokens, expected.greedy);
-        (done.logits as number[]).forEach((x, i) => {
-          assert.ok(Math.abs(x - expected.last_logits[i]!) <= 1e-4, `logit ${i}: ${x}`);
-        });
+        await assertGeneration(model, mesh);
       });
     }
   }

@@ -100,3 +100,19 @@ export async function assertParity(model: string, mesh: string, extra: readonly 
     await rm(out, { recursive: true });
   }
 }
+
+/** Generates after the reference's prompt under a mesh, and compares tokens and first logits with the reference's. */
+export async function assertGeneration(model: string, mesh: string): Promise<void> {
+  const expected = readJson<{ prompt: number[]; last_logits: number[]; greedy: number[] }>(
+    path.join(folder, model, "logits.json"),
+  );
+  const prompt = ["--prompt-tokens", expected.prompt.join(), "--max-tokens", "12", "--temperature", "0", "--logits"];
+  const args = ["generate", "--model", path.join(folder, model), ...prompt, "--mesh", mesh];
+  const { code, lines, stderr } = await command(args);
+  assert.equal(code, 0, stderr);
+  const done = lines.at(-1)!;
+  assert.deepEqual(done.tokens, expected.greedy);
+  (done.logits as number[]).forEach((x, i) => {
+    assert.ok(Math.abs(x - expected.last_logits[i]!) <= 1e-4, `logit ${i}: ${x}`);
+  });
+}

@@ -6,11 +6,33 @@
 namespace meshwork::test {
 namespace {
 
+// Products are cuBLASLt's, or still to be written, as are the kernels of experts (docs/ROADMAP.md).
+bool isOpen(Op op) {
+  switch (op) {
+    case Op::matmul:
+    case Op::attention:
+    case Op::attention_grad:
+    case Op::topk:
+    case Op::expert_capacity:
+    case Op::expert_sort:
+    case Op::permute_rows:
+    case Op::grouped_matmul:
+    case Op::grouped_matmul_grad:
+    case Op::expert_gate:
+    case Op::expert_gate_grad:
+    case Op::expert_combine:
+    case Op::expert_combine_grad:
+      return true;
+    default:
+      return false;
+  }
+}
+
 TEST(every_op_has_a_cuda_kernel) {
   for (int32_t code = 1; code < kOpCount; ++code) {
     const auto op = static_cast<Op>(code);
     const Kernel *cpu = findCpuKernel(op), *gpu = cuda::findKernel(op);
-    const bool expected = cpu != nullptr && op != Op::matmul && op != Op::attention && op != Op::attention_grad;
+    const bool expected = cpu != nullptr && !isOpen(op);
     CHECK_EQ(std::string(kOpInfo[code].name) + (gpu != nullptr ? " has one" : " has none"),
              std::string(kOpInfo[code].name) + (expected ? " has one" : " has none"));
     if (cpu != nullptr && gpu != nullptr) CHECK(cpu->check == gpu->check && gpu->op == op);
