@@ -27,7 +27,7 @@ function stateAt(step: number): CheckpointState {
 
 /** The step of the newest good checkpoint, held to the values it must have; 0 where there is none. */
 async function check(where: string): Promise<number> {
-  const state = stateAt(-1);
+  const state = stateAt(0);
   const { step } = await loadCheckpoint(where, state);
   const read = await Promise.all([w.data(), m.data()]);
   read.forEach((values, t) => {
