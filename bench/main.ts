@@ -1,10 +1,11 @@
-// The benchmarks: npm run bench [-- ops collectives steps compiling overhead timer checkpoints] prints tables and writes them to results/.
+// The benchmarks: npm run bench [-- ops collectives steps compiling overhead timer schedules checkpoints] prints tables and writes them to results/.
 import { benchCheckpoints } from "./checkpoints.ts";
 import { benchCollectives } from "./collectives.ts";
 import { benchCompiling } from "./compiling.ts";
 import { benchOps } from "./ops.ts";
 import { benchOverhead } from "./overhead.ts";
 import { machine, save, type Table, tableText } from "./report.ts";
+import { benchSchedules } from "./schedules.ts";
 import { benchSteps } from "./steps.ts";
 import { benchTimer } from "./timer.ts";
 
@@ -46,6 +47,16 @@ const parts: Readonly<Record<string, Part>> = {
     },
   },
   ops: { run: async () => ({ table: await benchOps() }) },
+  schedules: {
+    async run() {
+      const { table, worst } = await benchSchedules();
+      const percent = Math.round(1000 * worst) / 10;
+      return {
+        table,
+        aim: `schedules, measured against simulated: ${percent} % off, aim 15: ${verdict(worst <= 0.15)}`,
+      };
+    },
+  },
   collectives: { run: async () => ({ table: await benchCollectives() }) },
   steps: {
     async run() {

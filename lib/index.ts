@@ -48,6 +48,8 @@ export { type ForwardOptions, ForwardStep, forwardStep, lossStep } from "./train
 export { type Placeable, Placement } from "./train/placement.ts";
 export { type PlannedDevice, type RecomputeOutcome, StepPlan } from "./train/plan.ts";
 export {
+  measuredTimeline,
+  type ProfiledEvent,
   type ScheduleQuestion,
   simulateSchedule,
   type TimedRun,

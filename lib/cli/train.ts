@@ -125,7 +125,7 @@ async function train(run: Run): Promise<number> {
   await folder.writeRecord(await runRecord(prepared, { mesh: String(run.mesh.layout), devices: step.plan.devices }));
   emit({
     type: "plan",
-    devices: step.plan.devices.map((d) => ({ ...d })),
+    devices: step.plan.devices.map(({ runs: _, ...d }) => d),
     mesh: step.plan.mesh,
     parameters: countParameters(model),
     recompute: step.plan.recompute,

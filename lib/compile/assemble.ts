@@ -14,6 +14,7 @@ import { expertReserve } from "./expert-plan.ts";
 import { refuseIdleDevices } from "./idle.ts";
 import { timed } from "./passes.ts";
 import { Role, type RoleInput, signature } from "./role.ts";
+import { runsOf } from "./runs.ts";
 import { stagingLayout } from "./staging.ts";
 import { timesOf, workOf } from "./work.ts";
 import type { CompiledStep, DevicePlan } from "./step.ts";
@@ -62,7 +63,7 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
     programs.push(timed(passes, "encode", () => encodeProgram(code, actions, table, sizes.length)));
     bindings.push(role.bound);
     bindingBytes.push(role.boundBytes.map(align));
-    devices.push(devicePlan(role, code.plan, rank));
+    devices.push({ ...devicePlan(role, code.plan, rank), runs: runsOf(role.program, actions) });
   }
   timed(passes, "prove", () => proveCollectives(calls));
   return {
@@ -90,7 +91,7 @@ function roleKey(input: RoleInput, rank: number): string {
   return [...parts, ...closing].join(";");
 }
 
-function devicePlan(role: Role, plan: ReturnType<typeof planMemory>, rank: number): DevicePlan {
+function devicePlan(role: Role, plan: ReturnType<typeof planMemory>, rank: number): Omit<DevicePlan, "runs"> {
   return {
     rank,
     stages: role.stages,

@@ -18,6 +18,7 @@ import { updateName } from "./names.ts";
 import { type PassOptions, runGraphPasses, timed } from "./passes.ts";
 import { assemblePrograms } from "./assemble.ts";
 import type { SequenceLayout } from "./sequence.ts";
+import type { PlannedRun } from "./runs.ts";
 import type { StageWork } from "./work.ts";
 import { microSources, ofSize, type SplitSource, shardSources, withScatter, withSequences } from "./sources.ts";
 
@@ -151,6 +152,8 @@ export interface DevicePlan {
   /** What is reserved for rows that other ranks may send to this device's experts. */
   readonly experts?: ExpertReserve | undefined;
   readonly instructions: number;
+  /** Its runs of segments in order. */
+  readonly runs: readonly PlannedRun[];
 }
 
 /** A compiled step: plain data. */

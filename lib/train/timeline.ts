@@ -1,4 +1,6 @@
 // The simulator as a tool: any schedule on given or measured segment times, and its picture.
+import type { DevicePlan } from "../compile/step.ts";
+import { PlanError } from "../core/errors.ts";
 import { type BoundaryValue, pipelineActions } from "../passes/actions.ts";
 import type { Schedule, ScheduledRun } from "../passes/schedule.ts";
 import { scheduleMaker } from "../passes/schedules.ts";
@@ -61,6 +63,52 @@ function timelineOf({ name, stages }: Schedule, { devices, makespan, bubble }: S
     }),
   );
   return { title: name, devices: devices.length, stages, runs, makespan, bubble };
+}
+
+/** What engines profile between runs of segments. */
+const between: ReadonlySet<string> = new Set(["feed", "fetch", "transfer", "wait"]);
+
+/** Something that a device did, as engines profile it: an instruction, by its op, or something between runs. */
+export interface ProfiledEvent {
+  readonly device: number;
+  readonly op: string;
+  readonly begin: number;
+  readonly end: number;
+}
+
+/**
+ * The timeline of a step as it ran, from the engine's profile (seconds) and the plan of the step: of the devices that differ
+ * along pp only, at coordinate 0 of the other axes. Throws PlanError when the profile is another step's.
+ */
+export function measuredTimeline(
+  title: string,
+  devices: readonly Pick<DevicePlan, "rank" | "stages" | "runs">[],
+  profile: readonly ProfiledEvent[],
+): Timeline {
+  const first = new Map<string, (typeof devices)[number]>();
+  for (const device of devices) if (!first.has(device.stages.join())) first.set(device.stages.join(), device);
+  const runs = [...first.values()].flatMap(({ rank, runs: planned }, device) => {
+    const events = profile.filter((e) => e.device === rank && !between.has(e.op));
+    const wanted = planned.reduce((sum, run) => sum + run.instructions, 0);
+    if (wanted !== events.length) {
+      throw new PlanError(`device ${rank} ran ${events.length} instructions; the plan has ${wanted}`, {
+        details: { rank },
+      });
+    }
+    let at = 0;
+    return planned.flatMap(({ segment, stage, microbatch, instructions }): TimedRun[] => {
+      const own = events.slice(at, at + instructions);
+      at += instructions;
+      if (segment === null || own.length === 0) return [];
+      return [{ device, stage, segment, microbatch, start: own[0]!.begin, end: own.at(-1)!.end }];
+    });
+  });
+  const begin = Math.min(...runs.map((r) => r.start));
+  const shifted = runs.map((r) => ({ ...r, start: r.start - begin, end: r.end - begin }));
+  const makespan = Math.max(...shifted.map((r) => r.end));
+  const busy = shifted.reduce((sum, r) => sum + r.end - r.start, 0);
+  const stages = Math.max(...shifted.map((r) => r.stage)) + 1;
+  return { title, devices: first.size, stages, runs: shifted, makespan, bubble: 1 - busy / (makespan * first.size) };
 }
 
 const fills: Readonly<Record<ScheduledRun["segment"], readonly [light: string, dark: string]>> = {
