@@ -130,12 +130,13 @@ export function timelineSvg({ title, devices, stages, runs, makespan, bubble }: 
     return [box, `<text x="${middle}" y="${y + 16}" text-anchor="middle">${microbatch}</text>`];
   });
   const labels = Array.from({ length: devices }, (_, d) => `<text x="6" y="${top + d * row + 16}">device ${d}</text>`);
-  const head = `<text x="6" y="18" font-weight="bold">${title}: ${(100 * bubble).toFixed(1)} % bubble</text>`;
+  const name = `${title}: ${(100 * bubble).toFixed(1)} % bubble`;
   const height = top + devices * row + 6;
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="11">`,
+    `<title>${name}</title>`,
     `<rect width="${width}" height="${height}" fill="#fff"/>`,
-    head,
+    `<text x="6" y="18" font-weight="bold">${name}</text>`,
     ...labels,
     ...boxes,
     "</svg>",

@@ -67,7 +67,7 @@ TEST(program_good) {
   std::unique_ptr<Program> program;
   const Status status = decode(rich().words(), &program);
   if (!status.ok()) test::fail(__FILE__, __LINE__, status.message());
-  CHECK(program != nullptr && program->instructions.size() == 11 && program->actions.size() == 5);
+  CHECK(program != nullptr && program->instructions.size() == 12 && program->actions.size() == 5);
   CHECK(program != nullptr && std::string(program->labelOf(program->instructions[0])) == "h.0.mlp");
 }
 

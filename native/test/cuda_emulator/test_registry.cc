@@ -12,16 +12,6 @@ bool isOpen(Op op) {
     case Op::matmul:
     case Op::attention:
     case Op::attention_grad:
-    case Op::topk:
-    case Op::expert_capacity:
-    case Op::expert_sort:
-    case Op::permute_rows:
-    case Op::grouped_matmul:
-    case Op::grouped_matmul_grad:
-    case Op::expert_gate:
-    case Op::expert_gate_grad:
-    case Op::expert_combine:
-    case Op::expert_combine_grad:
       return true;
     default:
       return false;
