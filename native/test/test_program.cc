@@ -34,7 +34,8 @@ ProgramSource rich() {
   p.buffers = {256, 128};
   const int32_t v = p.view(DType::f32, {2, 3}), column = p.view(DType::f32, {2, 1}),
                 part = p.view(DType::f32, {2, 2}, {3, 1}, 1);
-  const int32_t dense = p.view(DType::f32, {2, 2}), none = p.view(DType::f32, {0, 3});
+  const int32_t dense = p.view(DType::f32, {2, 2}), none = p.view(DType::f32, {0, 3}),
+                counts = p.view(DType::i32, {1, 3});
   p.floats = {0.5, 2};
   p.table = {0, 3, 2, 0, 0, 3, 2, 0};
   p.groups = {{0}};
@@ -54,6 +55,7 @@ ProgramSource rich() {
       instruction(Op::reduce_scatter, {{1, 0, v}}, {{0, 7, v}}, {0, 2, 0, 2}),
       instruction(Op::all_to_all, {{1, 0, v}}, {{0, 8, v}}, {0, 0, 1, 2, 1}),
       instruction(Op::broadcast, {{1, 0, v}}, {{0, 9, v}}, {0, 3}),
+      instruction(Op::expert_exchange, {{1, 0, v}, {0, 11, counts}}, {{0, 10, v}}, {0, 1, 0, 2}),
   });
   p.feed(0, 16, 64);
   p.run(segment, 20, 16, 0);
@@ -67,7 +69,7 @@ TEST(program_good) {
   std::unique_ptr<Program> program;
   const Status status = decode(rich().words(), &program);
   if (!status.ok()) test::fail(__FILE__, __LINE__, status.message());
-  CHECK(program != nullptr && program->instructions.size() == 12 && program->actions.size() == 5);
+  CHECK(program != nullptr && program->instructions.size() == 13 && program->actions.size() == 5);
   CHECK(program != nullptr && std::string(program->labelOf(program->instructions[0])) == "h.0.mlp");
 }
 
@@ -120,6 +122,21 @@ TEST(program_bounds) {
   refused([](ProgramSource& p) { test::append(p.actions, {6}); }, "action");
 }
 
+TEST(program_expert_exchange) {
+  // Views 0 and 3 are rows of two widths, 5 the counts of one rank and three experts.
+  const auto exchange = [](int32_t x, int32_t counts, int32_t y, const Words& attrs) {
+    return instruction(Op::expert_exchange, {{1, 0, x}, {0, 11, counts}}, {{0, 10, y}}, attrs);
+  };
+  refusedInstruction(exchange(0, 5, 3, {0, 1, 0, 2}), "rows of one width");
+  refusedInstruction(exchange(0, 0, 0, {0, 1, 0, 2}), "counts are i32");
+  refusedInstruction(exchange(0, 5, 0, {0, 1, 2, 2}), "back is 0 or 1");
+  refusedInstruction(exchange(0, 5, 0, {0, 1, 0, -1}), "most is negative");
+  refusedInstruction(exchange(0, 5, 0, {0, 2, 0, 2}), "do not sum");
+  refusedInstruction(exchange(0, 5, 0, {0, 8, 0, 2}), "beyond the table");
+  refusedInstruction(exchange(0, 5, 0, {0, 1, 0}), "attribute words");
+  refusedInstruction(exchange(2, 5, 0, {0, 1, 0, 2}), "contiguous");
+}
+
 TEST(program_views) {
   const int64_t large = int64_t{1} << 40;
   refused([](ProgramSource& p) { p.view(static_cast<DType>(6), {1}); }, "dtype");
@@ -141,7 +158,7 @@ TEST(program_instructions) {
   refusedInstruction(instruction(Op::copy, {{6, 0, 0}}, {{0, 0, 0}}), "region");
   refusedInstruction(instruction(Op::copy, {{-1, 0, 0}}, {{0, 0, 0}}), "region");
   refusedInstruction(instruction(Op::copy, {{0, -1, 0}}, {{0, 0, 0}}), "offset");
-  refusedInstruction(instruction(Op::copy, {{0, 0, 5}}, {{0, 0, 0}}), "view's index");
+  refusedInstruction(instruction(Op::copy, {{0, 0, 6}}, {{0, 0, 0}}), "view's index");
   refusedInstruction(instruction(Op::copy, {{0, 0, 0}}, {{0, 0, 0}}, {1}), "attribute words");
   refusedInstruction(instruction(Op::copy, {{0, 0, 0}}, {{0, 0, 1}}), "copy");
   refusedInstruction(instruction(Op::reduce, {{0, 0, 0}}, {{0, 0, 1}}, {9}), "reduce");

@@ -78,6 +78,10 @@ const meshes: readonly Readonly<Record<string, number>>[] = [
   { pp: 2, cp: 2 },
   { cp: 2, tp: 2 },
   { fsdp: 2, cp: 2 },
+  { ep: 2 },
+  { dp: 2, ep: 2 },
+  { pp: 2, ep: 3 },
+  { ep: 2, tp: 2 },
 ];
 
 const plans: fc.Arbitrary<Plan> = fc.record({

@@ -40,6 +40,37 @@ function partner({ b, values, picks }: StepContext, x: Sym): Sym {
   return fits && sizeOf(wide) <= maxSize ? y : b.mul(b.sum(y), 0.1);
 }
 
+/**
+ * A mixture of experts: which of them a token gets goes by its index, so that no rounding changes it; two in five bound what an
+ * expert takes.
+ */
+function experts(context: StepContext): Sym {
+  const { b, dtype, picks } = context;
+  const x = first(context);
+  const { shape } = x.type;
+  if (shape.length === 0 || sizeOf(shape) === 0) return x;
+  const [n, w] = [shape.length > 1 ? shape[0]! : 1, shape.at(-1)!];
+  const t = sizeOf(shape) / n / w;
+  const [count, f] = [1 + (picks[1]! % 4), 1 + (picks[2]! % 3)];
+  const k = 1 + (picks[3]! % count);
+  if (n * t * k * Math.max(w, f) > maxSize) return x;
+  const wave = (dims: Shape, by: number): Sym =>
+    dims.map((_, d) => b.mul(ramp(context, dims, d), by * (1.3 + 1.1 * d))).reduce((a, c) => b.add(a, c));
+  const [scores, ids] = b.emit("topk", [b.unary("sin", wave([n, t, count], 1))], { count: k });
+  const capacity = picks[4]! % 5 < 2 ? 1 + (picks[4]! % 3) : undefined;
+  const bound = capacity === undefined ? {} : { capacity };
+  const kept = capacity === undefined ? ids! : b.one("expert_capacity", [ids!], { experts: count, capacity });
+  const plan = b.emit("expert_sort", [kept], { experts: count });
+  const params = { axis: "ep", ...bound };
+  const [rows, counts] = b.emit("expert_dispatch", [b.reshape(x, [n, t, w]), ...plan], params);
+  const weight = (dims: Shape, by: number): Sym => b.mul(b.cast(b.unary("cos", wave(dims, by)), dtype), 0.5);
+  const product = (of: Sym, by: Sym): Sym => b.one("grouped_matmul", [of, counts!, by], { turned: false });
+  const [left, right] = [0.7, 0.9].map((by) => product(rows!, weight([count, f, w], by)));
+  const gated = b.one("expert_gate", [left!, right!, counts!], { activation: "silu" });
+  const made = b.one("expert_return", [product(gated, weight([count, w, f], 0.3)), ...plan], params);
+  return b.reshape(b.one("expert_combine", [made, scores!]), shape);
+}
+
 /** Indices along a dim as floats, in a shape. */
 function ramp({ b, dtype }: StepContext, shape: Shape, dim: number): Sym {
   return b.cast(b.one("iota", [], { dim, shape: [...shape] }), dtype);
@@ -338,6 +369,7 @@ const steps = {
   rope,
   random,
   select,
+  experts,
 } as const satisfies Record<string, Step>;
 
 /** Contractions, sums and moves come up more often: they are what sharding is about. */

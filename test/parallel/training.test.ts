@@ -53,6 +53,10 @@ const configs: Readonly<Record<string, ModelConfig>> = {
   "GPT-2 with dropout": gpt2(0.2),
   Llama: llama(false),
   Mixtral: llama(true),
+  "Mixtral with bounded experts and a dense layer": {
+    ...llama(true),
+    experts: { count: 4, perToken: 2, balanceWeight: 0, capacityFactor: 0.7, denseLayers: [1] },
+  } as ModelConfig,
 };
 
 interface Layout {
@@ -63,6 +67,21 @@ interface Layout {
   readonly regather?: "segment" | "step";
   readonly sequenceParallel?: "on" | "off";
 }
+
+/** For models with experts. */
+const expertLayouts: readonly Layout[] = [
+  { axes: { ep: 2 }, microbatches: 1 },
+  { axes: { ep: 3 }, microbatches: 2 },
+  { axes: { ep: 5 }, microbatches: 1 },
+  { axes: { dp: 2, ep: 2 }, microbatches: 2 },
+  { axes: { fsdp: 2, ep: 2 }, microbatches: 1, zero: 3 },
+  { axes: { fsdp: 2, ep: 2 }, microbatches: 2, zero: 1 },
+  { axes: { ep: 2, tp: 2 }, microbatches: 3 },
+  { axes: { ep: 2, tp: 2 }, microbatches: 1, sequenceParallel: "on" },
+  { axes: { cp: 2, ep: 2 }, microbatches: 1 },
+  { axes: { pp: 2, ep: 2 }, microbatches: 3, schedule: "zb-h1" },
+  { axes: { pp: 2, ep: 2, tp: 2 }, microbatches: 3 },
+];
 
 const layouts: readonly Layout[] = [
   { axes: {}, microbatches: 1 },
@@ -161,7 +180,8 @@ describe("training", function () {
     before(async () => {
       whole = await train(config, layouts[0]!);
     });
-    for (const layout of layouts.slice(1)) {
+    const more = config.architecture === "mixtral" ? expertLayouts : [];
+    for (const layout of [...layouts.slice(1), ...more]) {
       it(`${name} on ${layoutText(layout)} is as on one device`, async () => {
         const { results, weights } = await train(config, layout);
         results.forEach((result, k) => {
@@ -169,6 +189,10 @@ describe("training", function () {
           assertNear(result.gradNorm, whole.results[k]!.gradNorm, 1e-3, `gradient norm of step ${k + 1}`);
         });
         assert.deepEqual([...weights.keys()], [...whole.weights.keys()]);
+        assert.deepEqual(
+          results.map(({ terms }) => terms.dropped?.toFixed(5)),
+          whole.results.map(({ terms }) => terms.dropped?.toFixed(5)),
+        );
         for (const [path, values] of whole.weights) {
           for (const [i, v] of values.entries()) assertNear(weights.get(path)![i]!, v, 1e-3, `${path}, element ${i},`);
         }
