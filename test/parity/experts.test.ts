@@ -35,6 +35,27 @@ describeWithReference("parity with PyTorch under ep", function () {
     });
   });
 
+  it("--capacity-factor drops choices, counts them in every step, and alike under every mesh", async () => {
+    const runs = await Promise.all(
+      ["dp=1", "ep=2,tp=2"].map(async (mesh) => {
+        const { out, result, steps } = await train("mixtral", mesh, ["--steps", "3", "--capacity-factor", "0.75"]);
+        await rm(out, { recursive: true });
+        assert.equal(result.code, 0, result.stderr);
+        return steps.map((s) => (s.terms as { dropped: number }).dropped);
+      }),
+    );
+    assert.equal(runs[0]![0], runs[1]![0]);
+    // Later a rounding may turn a choice that was close.
+    runs[0]!.forEach((dropped, i) => {
+      assert.ok(Math.abs(dropped - runs[1]![i]!) < 5e-3, `step ${i + 1}: ${dropped}, ${runs[1]![i]}`);
+    });
+    for (const dropped of runs[0]!) assert.ok(dropped > 0.2 && dropped < 0.6, String(dropped));
+    const args = ["train", "--model", path.join(referenceFolder, "gpt2"), "--capacity-factor", "1"];
+    const { code, stderr } = await command([...args, "--data", path.join(referenceFolder, "gpt2", "tokens.u16")]);
+    assert.equal(code, 2);
+    assert.match(stderr, /--capacity-factor bounds what experts take; the model has none/);
+  });
+
   it("the same command gives the same bits twice", async () => {
     const runs = [1, 2].map(async () => {
       const { out, steps } = await train("mixtral", "dp=2,ep=2", ["--steps", "5"]);
