@@ -101,5 +101,35 @@ TEST(wide_reductions_and_copies) {
   }
 }
 
+// Heads whose rows begin at 16 bytes, for asynchronous copies: masks of every kind, grouped heads, a tile's ends.
+TEST(wide_attention) {
+  for (const int64_t d : {64, 128}) {
+    for (const int32_t flags : {0, 1, 7}) {
+      const int64_t e = d - 24, t = 81, s = 150;
+      const DType dtype = DType::bf16;
+      Tensor q(dtype, {2, t, 4, d}), k(dtype, {2, s, 2, d}), v(dtype, {2, s, 2, e}), out(dtype, {2, t, 4, e}),
+          lse(DType::f32, {2, 4, t}), dout(dtype, {2, t, 4, e}), dq(dtype, {2, t, 4, d}), dk(dtype, {2, s, 2, d}),
+          dv(dtype, {2, s, 2, e}), places(DType::i32, {2, t}), placesK(DType::i32, {2, s}),
+          segments(DType::i32, {2, t}), segmentsK(DType::i32, {2, s});
+      q.random(-1, 1, 1);
+      k.random(-1, 1, 2);
+      v.random(-1, 1, 3);
+      dout.random(-1, 1, 4);
+      places.fill([&](int64_t i) { return static_cast<double>(i % t + 40); });
+      placesK.fill([&](int64_t i) { return static_cast<double>(i % s); });
+      segments.fill([&](int64_t i) { return static_cast<double>(i % t / 40); });
+      segmentsK.fill([&](int64_t i) { return static_cast<double>(i % s / 70); });
+      std::vector<Tensor*> forward = {&q, &k, &v}, backward = {&q, &k, &v, &out, &lse, &dout};
+      for (Tensor* indices : {&places, &placesK, &segments, &segmentsK}) {
+        if (flags != 7) break;
+        forward.push_back(indices);
+        backward.push_back(indices);
+      }
+      checkAlike({Op::attention, forward, {&out, &lse}, {flags, 0}, {0.125}}, 2e4);
+      checkAlike({Op::attention_grad, backward, {&dq, &dk, &dv}, {flags, 0}, {0.125}}, 1e5);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace meshwork::test
