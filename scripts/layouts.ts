@@ -9,11 +9,12 @@ import {
   pairs,
   singles,
   triples,
+  wholes,
 } from "../test/parallel/matrix.ts";
 import { document, documentWith } from "../test/parallel/matrix-tables.ts";
 
 const outcomes = new Map<string, ReadonlyMap<Letter, Outcome>>();
-for (const cell of [...singles, ...pairs, ...triples]) {
+for (const cell of [...singles, ...pairs, ...triples, ...wholes]) {
   const found = new Map<Letter, Outcome>();
   for (const letter of letters) {
     try {

@@ -51,6 +51,9 @@ export function tablesText(outcomes: Outcomes): string {
       const pair = row.split(", ");
       return names.indexOf(column) < names.indexOf(pair[1]!) ? "" : cellOf(...pair, column);
     }),
+    table("all axes", ["dp, zero 3, tp-sp, cp", "dp, zero 3, tp-sp, cp, ep"], schedules, (row, column) =>
+      cellOf(...row.split(", "), column),
+    ),
   ];
   return [introduction(), ...tables, ...notes.map((note, i) => `(${i + 1}) refused: ${note}\n`)].join("\n");
 }

@@ -1,7 +1,7 @@
 // The composition matrix: every pair of ways to split a model trains as one device does, or is refused for the reason that
-// docs/LAYOUTS.md states. MESHWORK_LONG=1 runs every model in every pair and triple; else one model in each pair.
+// docs/LAYOUTS.md states. MESHWORK_LONG=1 runs every model in every pair, every triple and all axes at once; else one model in each pair.
 import assert from "node:assert/strict";
-import { type Cell, cellText, letters, outcomeOf, ownModel, pairs, singles, triples } from "./matrix.ts";
+import { type Cell, cellText, letters, outcomeOf, ownModel, pairs, singles, triples, wholes } from "./matrix.ts";
 import { documentedTables, readTables, tablesText } from "./matrix-tables.ts";
 
 const long = process.env.MESHWORK_LONG === "1";
@@ -22,7 +22,7 @@ describe("composition matrix", function () {
   }
 
   it("docs/LAYOUTS.md has every cell and every model", () => {
-    for (const cell of [...singles, ...pairs, ...triples]) {
+    for (const cell of [...singles, ...pairs, ...triples, ...wholes]) {
       assert.deepEqual([...(documented.get(cellText(cell))?.keys() ?? [])], letters, cellText(cell));
     }
     assert.equal(documentedTables(), tablesText(documented));
@@ -30,5 +30,5 @@ describe("composition matrix", function () {
 
   runAll(singles, true);
   runAll(pairs, long);
-  if (long) runAll(triples, true);
+  if (long) runAll([...triples, ...wholes], true);
 });

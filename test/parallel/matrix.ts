@@ -36,7 +36,7 @@ export const ways: Readonly<Record<string, Way>> = {
 /** Names of the ways, in the tables' order. */
 export const names: readonly string[] = Object.keys(ways);
 
-/** Names of one, two or three ways, in order, of different axes: a cell. */
+/** Names of ways of different axes, in order: a cell. */
 export type Cell = readonly string[];
 
 const common = {
@@ -105,6 +105,11 @@ function combinations(count: number): Cell[] {
 export const singles: readonly Cell[] = combinations(1);
 export const pairs: readonly Cell[] = combinations(2);
 export const triples: readonly Cell[] = combinations(3);
+
+/** All axes at once, without and with ep: on 32 and 64 devices. */
+export const wholes: readonly Cell[] = [[], ["ep"]].flatMap((ep) =>
+  names.flatMap((name) => (ways[name]!.axis === "pp" ? [["dp", "zero 3", "tp-sp", "cp", ...ep, name]] : [])),
+);
 
 /** A cell's name: `dp, tp`. */
 export function cellText(cell: Cell): string {
