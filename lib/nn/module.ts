@@ -1,4 +1,7 @@
 // Module: a part of a model, with parameters and parts of its own. Its path is where stages, errors and files find it.
+import { expectFunction } from "../core/check.ts";
+import { describe } from "../core/describe.ts";
+import { ConfigError } from "../core/errors.ts";
 import { Parameter } from "../tensor/parameter.ts";
 import { Tensor } from "../tensor/tensor.ts";
 
@@ -22,7 +25,10 @@ export abstract class Module {
   }
 
   /** Runs a function; operations made meanwhile in the tensor's context belong to this module. */
-  within<Result>({ context: { builder } }: Tensor, run: () => Result): Result {
+  within<Result>(tensor: Tensor, run: () => Result): Result {
+    if (!(tensor instanceof Tensor)) throw new ConfigError(`within() needs a tensor, not ${describe(tensor)}`);
+    expectFunction("what runs within a module", run);
+    const { builder } = tensor.context;
     const outer = builder.path;
     builder.path = this.path;
     try {

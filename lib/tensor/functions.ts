@@ -1,5 +1,5 @@
 // Operations with several tensors or results: embedding, norms, attention, losses, dropout, concatenation.
-import { expectDType, expectObject, expectSizes } from "../core/check.ts";
+import { expectDType, expectInteger, expectObject, expectSizes } from "../core/check.ts";
 import { describe } from "../core/describe.ts";
 import { DTypeError, MeshError, ShapeError } from "../core/errors.ts";
 import { type Shape, normalizeDim, shapeText } from "../core/shape.ts";
@@ -91,6 +91,8 @@ export function crossEntropy(logits: Tensor, targets: Tensor, ignore = -100): Te
  * comes first.
  */
 export function topk(x: Tensor, count: number): { readonly values: Tensor; readonly indices: Tensor } {
+  expectTensors("topk", [x]);
+  expectInteger("topk: count", count, 1);
   const [values, indices] = x.emit("topk", [], { count }) as [Tensor, Tensor];
   return { values, indices };
 }

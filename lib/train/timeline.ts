@@ -1,5 +1,6 @@
 // The simulator as a tool: any schedule on given or measured segment times, and its picture.
 import type { DevicePlan } from "../compile/step.ts";
+import { expectInteger, expectList, expectNotNegative, expectObject, expectText } from "../core/check.ts";
 import { PlanError } from "../core/errors.ts";
 import { type BoundaryValue, pipelineActions } from "../passes/actions.ts";
 import type { Schedule, ScheduledRun } from "../passes/schedule.ts";
@@ -39,7 +40,14 @@ export interface Timeline {
 
 /** Simulates a pipeline in which each stage passes one value on to the next. Throws PlanError or ConfigError as trainStep does. */
 export function simulateSchedule(question: ScheduleQuestion): Timeline {
+  expectObject("what is to be simulated", question);
   const { schedule: name, virtualStages, devices, microbatches, times, transfer = 0 } = question;
+  expectText("schedule", name);
+  if (virtualStages !== undefined) expectInteger("virtualStages", virtualStages, 1);
+  expectInteger("devices", devices, 1);
+  expectInteger("microbatches", microbatches, 1);
+  expectNotNegative("transfer", transfer);
+  for (const stage of Array.isArray(times) ? times : [times]) expectObject("a stage's times", stage);
   const schedule = scheduleMaker(name, virtualStages)(devices, microbatches);
   const { devices: actions } = pipelineActions(schedule, chainOf(schedule));
   const stages = Array.from({ length: schedule.stages }, (_, s) => (Array.isArray(times) ? times[s] : times) ?? {});
@@ -85,6 +93,15 @@ export function measuredTimeline(
   devices: readonly Pick<DevicePlan, "rank" | "stages" | "runs">[],
   profile: readonly ProfiledEvent[],
 ): Timeline {
+  expectText("title", title);
+  expectList("the plan's devices", devices);
+  for (const device of devices) {
+    expectObject("a device of the plan", device);
+    expectList("a device's stages", device.stages);
+    expectList("a device's runs", device.runs);
+  }
+  expectList("profile", profile);
+  for (const event of profile) expectObject("an event of the profile", event);
   const first = new Map<string, (typeof devices)[number]>();
   for (const device of devices) if (!first.has(device.stages.join())) first.set(device.stages.join(), device);
   const runs = [...first.values()].flatMap(({ rank, runs: planned }, device) => {
@@ -118,7 +135,12 @@ const fills: Readonly<Record<ScheduledRun["segment"], readonly [light: string, d
 };
 
 /** A picture of a timeline: a row a device, a box a run with its microbatch's number; later stages of a device are darker. */
-export function timelineSvg({ title, devices, stages, runs, makespan, bubble }: Timeline): string {
+export function timelineSvg(timeline: Timeline): string {
+  expectObject("timeline", timeline);
+  const { title, devices, stages, runs, makespan, bubble } = timeline;
+  expectInteger("the timeline's devices", devices, 1);
+  expectList("the timeline's runs", runs);
+  for (const run of runs) expectObject("a run of the timeline", run);
   const [width, row, left, top] = [960, 28, 70, 30];
   const x = (time: number): number => Math.round((left + (time / makespan) * (width - left - 10)) * 100) / 100;
   const boxes = runs.flatMap(({ device, stage, segment, microbatch, start, end }) => {

@@ -40,7 +40,7 @@ describe("errors of the command", function () {
       ["--mesh pp=7 --batch-size 8", 1, /blocks cannot fill 7 pipeline stages; use at most \d \(ERR_PLAN\)/],
       ["--mesh fsdp=5", 1, /devices with fsdp=4 would have no work in the whole step; use fsdp=4 or less \(ERR_PLAN\)/],
       ["--mesh cp=2 --seq-len 1", 1, /devices with cp=1 would have no work in the whole step; use cp=1 or less/],
-      ["--mesh ep=2", 1, /axis ep is not supported yet; use dp, fsdp, cp, tp and pp \(ERR_PLAN\)/],
+      ["--mesh ep=2", 1, /axis ep splits experts, of which the model has none; leave it out, or use dp \(ERR_PLAN\)/],
     ];
     for (const [flags, code, message] of cases) {
       await fails(flags, ["train", ...quick, ...text, ...flags.split(" ")], code, message);
@@ -184,7 +184,7 @@ describe("errors of the command", function () {
     mkdirSync(at("model"));
     writeFileSync(at("model/config.json"), JSON.stringify(smallConfig));
     const generate = (...args: string[]) => ["generate", "--model", at("model"), "--prompt-tokens", "1,2", ...args];
-    await fails("ep", generate("--mesh", "ep=2"), 1, /axis ep is not supported yet/);
+    await fails("ep", generate("--mesh", "ep=2"), 1, /axis ep splits experts, of which the model has none/);
     await fails(
       "ids",
       ["generate", "--model", at("model"), "--prompt-tokens", "1,16"],
