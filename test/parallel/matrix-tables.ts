@@ -1,6 +1,7 @@
 // The composition matrix as text: the part of docs/LAYOUTS.md between its marks, written and read again.
 import { readFileSync } from "node:fs";
-import { type Cell, cellText, type Letter, letters, models, names, type Outcome, tolerance, ways } from "./matrix.ts";
+import { type Cell, cellText, type Letter, letters, models, names, type Outcome, ways } from "./matrix.ts";
+import { tolerance } from "./trained.ts";
 
 /** The document that the tables are in. */
 export const document = new URL("../../docs/LAYOUTS.md", import.meta.url);

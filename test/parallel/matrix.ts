@@ -1,14 +1,12 @@
 // The composition matrix: every pair of ways to split a model, and every triple, trained beside one device. The tables of
 // docs/LAYOUTS.md are made from it.
-import assert from "node:assert/strict";
 import { PlanError } from "../../lib/core/errors.ts";
-import { fromStorage } from "../../lib/core/dtype.ts";
-import type { ModelConfig } from "../../lib/nn/config.ts";
 import { createModel } from "../../lib/nn/load.ts";
 import { adamw } from "../../lib/optim/optimizer.ts";
 import { Mesh } from "../../lib/tensor/mesh.ts";
 import { type StepResult, type TrainStepOptions, trainStep } from "../../lib/train/step.ts";
 import { Draw } from "../conformance/draw.ts";
+import { assertTrained, smallGpt2, smallLlama, type Trained, weightsOf } from "./trained.ts";
 
 /** One way to use an axis. */
 interface Way {
@@ -39,49 +37,13 @@ export const names: readonly string[] = Object.keys(ways);
 /** Names of ways of different axes, in order: a cell. */
 export type Cell = readonly string[];
 
-const common = {
-  vocabSize: 29,
-  width: 16,
-  layers: 2,
-  heads: 4,
-  headDim: 4,
-  innerWidth: 24,
-  maxPositions: 8,
-  initializerRange: 0.3,
-  endTokens: [],
-  attentionDropout: 0,
-} as const;
-
-const gpt2: ModelConfig = {
-  ...common,
-  architecture: "gpt2",
-  activation: "gelu_new",
-  tieWordEmbeddings: true,
-  layerNormEps: 1e-5,
-  embeddingDropout: 0,
-  residualDropout: 0,
-};
-
-const llama = (experts: boolean): ModelConfig => ({
-  ...common,
-  architecture: experts ? "mixtral" : "llama",
-  activation: "silu",
-  tieWordEmbeddings: false,
-  kvHeads: 2,
-  rmsNormEps: 1e-5,
-  ropeTheta: 10_000,
-  ropeScaling: undefined,
-  attentionBias: false,
-  mlpBias: false,
-  // The balance term is each microbatch's own, so that it depends on their number: it weighs nothing here.
-  experts: experts ? { count: 4, perToken: 2, balanceWeight: 0 } : undefined,
-});
+const sizes = { vocabSize: 29, width: 16, layers: 2, heads: 4, headDim: 4, innerWidth: 24 } as const;
 
 /** The models by their letters in the tables. */
 export const models = {
-  G: { name: "GPT-2", config: gpt2 },
-  L: { name: "Llama", config: llama(false) },
-  M: { name: "Mixtral", config: llama(true) },
+  G: { name: "GPT-2", config: smallGpt2(sizes) },
+  L: { name: "Llama", config: smallLlama(sizes) },
+  M: { name: "Mixtral", config: smallLlama(sizes, true) },
 } as const;
 
 /** A model's letter. */
@@ -126,15 +88,6 @@ const batchSize = 10;
 const length = 7;
 const steps = 3;
 
-/** What a model was trained to. */
-interface Trained {
-  readonly results: readonly StepResult[];
-  readonly weights: ReadonlyMap<string, readonly number[]>;
-}
-
-/** Largest difference from one device: relative to the value, or to 0.01 where that is smaller. */
-export const tolerance = { loss: 1e-4, gradNorm: 1e-3, weights: 1e-3 } as const;
-
 function optionsOf(cell: Cell): Way["options"] {
   return Object.fromEntries(cell.flatMap((name) => Object.entries(ways[name]!.options)));
 }
@@ -167,31 +120,7 @@ async function train(letter: Letter, cell: Cell): Promise<Trained> {
     const targets = draw.ints([batchSize, length], 0, config.vocabSize).data.map((t, i) => (counts(i) ? t : -100));
     results.push(await step.run({ inputs, targets }));
   }
-  const weights = model
-    .parameters()
-    .map((p): [string, number[]] => [p.path, fromStorage(p.dtype, mesh.store.read(p.id))]);
-  return { results, weights: new Map(weights) };
-}
-
-function assertNear(found: number, expected: number, relative: number, what: string): void {
-  const scale = Math.max(Math.abs(expected), 1e-2);
-  if (!(Math.abs(found - expected) <= relative * scale)) assert.fail(`${what} is ${found}, not ${expected}`);
-}
-
-/** Throws unless losses, gradient norms and weights are those of one device. */
-function assertTrained({ results, weights }: Trained, whole: Trained): void {
-  assert.equal(results.length, whole.results.length);
-  results.forEach((result, k) => {
-    const expected = whole.results[k]!;
-    assertNear(result.loss, expected.loss, tolerance.loss, `the loss of step ${k + 1}`);
-    assertNear(result.gradNorm, expected.gradNorm, tolerance.gradNorm, `the gradient's norm of step ${k + 1}`);
-  });
-  assert.deepEqual([...weights.keys()], [...whole.weights.keys()]);
-  for (const [path, values] of whole.weights) {
-    values.forEach((v, i) => {
-      assertNear(weights.get(path)![i]!, v, tolerance.weights, `${path}, element ${i},`);
-    });
-  }
+  return { results, weights: weightsOf(mesh, model) };
 }
 
 /** Undefined for a layout that trains, else why it is refused. */

@@ -1,60 +1,23 @@
 // Training steps of small models on every kind of mesh: losses, gradient norms and weights are those of one device, with
 // uneven batches, uneven microbatches, targets that do not count, and dropout.
 import assert from "node:assert/strict";
-import { fromStorage } from "../../lib/core/dtype.ts";
 import type { ModelConfig } from "../../lib/nn/config.ts";
 import { createModel } from "../../lib/nn/load.ts";
 import { adamw } from "../../lib/optim/optimizer.ts";
 import { Mesh } from "../../lib/tensor/mesh.ts";
 import { type StepResult, trainStep } from "../../lib/train/step.ts";
 import { Draw } from "../conformance/draw.ts";
+import { assertTrained, smallGpt2, smallLlama, type Trained, weightsOf } from "./trained.ts";
 
-const common = {
-  vocabSize: 37,
-  width: 24,
-  layers: 3,
-  heads: 4,
-  headDim: 6,
-  innerWidth: 40,
-  maxPositions: 8,
-  initializerRange: 0.3,
-  endTokens: [],
-} as const;
-
-const gpt2 = (dropout: number): ModelConfig => ({
-  ...common,
-  architecture: "gpt2",
-  activation: "gelu_new",
-  tieWordEmbeddings: true,
-  layerNormEps: 1e-5,
-  attentionDropout: dropout,
-  embeddingDropout: dropout,
-  residualDropout: dropout,
-});
-
-const llama = (experts: boolean): ModelConfig => ({
-  ...common,
-  architecture: experts ? "mixtral" : "llama",
-  activation: "silu",
-  tieWordEmbeddings: false,
-  attentionDropout: 0,
-  kvHeads: 2,
-  rmsNormEps: 1e-5,
-  ropeTheta: 10_000,
-  ropeScaling: undefined,
-  attentionBias: false,
-  mlpBias: false,
-  // The balance term is each microbatch's own, so that it depends on their number: it weighs nothing here.
-  experts: experts ? { count: 4, perToken: 2, balanceWeight: 0 } : undefined,
-});
+const sizes = { vocabSize: 37, width: 24, layers: 3, heads: 4, headDim: 6, innerWidth: 40 } as const;
 
 const configs: Readonly<Record<string, ModelConfig>> = {
-  "GPT-2": gpt2(0),
-  "GPT-2 with dropout": gpt2(0.2),
-  Llama: llama(false),
-  Mixtral: llama(true),
+  "GPT-2": smallGpt2(sizes),
+  "GPT-2 with dropout": smallGpt2(sizes, 0.2),
+  Llama: smallLlama(sizes),
+  Mixtral: smallLlama(sizes, true),
   "Mixtral with bounded experts and a dense layer": {
-    ...llama(true),
+    ...smallLlama(sizes, true),
     experts: { count: 4, perToken: 2, balanceWeight: 0, capacityFactor: 0.7, denseLayers: [1] },
   } as ModelConfig,
 };
@@ -125,11 +88,6 @@ const batchSize = 5;
 const length = 7;
 const steps = 3;
 
-interface Trained {
-  readonly results: StepResult[];
-  readonly weights: ReadonlyMap<string, readonly number[]>;
-}
-
 async function train(
   config: ModelConfig,
   { axes, microbatches, schedule = "1f1b", zero = 3, regather = "segment", sequenceParallel = "off" }: Layout,
@@ -162,15 +120,7 @@ async function train(
     const targets = draw.ints([batchSize, length], 0, config.vocabSize).data.map((t, i) => (counts(i) ? t : -100));
     results.push(await step.run({ inputs: tokens, targets }));
   }
-  const weights = model
-    .parameters()
-    .map((p): [string, number[]] => [p.path, fromStorage(p.dtype, mesh.store.read(p.id))]);
-  return { results, weights: new Map(weights) };
-}
-
-function assertNear(found: number, expected: number, relative: number, what: string): void {
-  const scale = Math.max(Math.abs(expected), 1e-2);
-  if (!(Math.abs(found - expected) <= relative * scale)) assert.fail(`${what} is ${found}, not ${expected}`);
+  return { results, weights: weightsOf(mesh, model) };
 }
 
 describe("training", function () {
@@ -183,19 +133,7 @@ describe("training", function () {
     const more = config.architecture === "mixtral" ? expertLayouts : [];
     for (const layout of [...layouts.slice(1), ...more]) {
       it(`${name} on ${layoutText(layout)} is as on one device`, async () => {
-        const { results, weights } = await train(config, layout);
-        results.forEach((result, k) => {
-          assertNear(result.loss, whole.results[k]!.loss, 1e-4, `loss of step ${k + 1}`);
-          assertNear(result.gradNorm, whole.results[k]!.gradNorm, 1e-3, `gradient norm of step ${k + 1}`);
-        });
-        assert.deepEqual([...weights.keys()], [...whole.weights.keys()]);
-        assert.deepEqual(
-          results.map(({ terms }) => terms.dropped?.toFixed(5)),
-          whole.results.map(({ terms }) => terms.dropped?.toFixed(5)),
-        );
-        for (const [path, values] of whole.weights) {
-          for (const [i, v] of values.entries()) assertNear(weights.get(path)![i]!, v, 1e-3, `${path}, element ${i},`);
-        }
+        assertTrained(await train(config, layout), whole);
       });
     }
     it(`${name} trains to the same bits again, on every layout and schedule`, async () => {
