@@ -4,7 +4,7 @@
 set(cuda_folder ${PROJECT_SOURCE_DIR}/native/backend/cuda)
 set(cuda_generated ${CMAKE_CURRENT_BINARY_DIR}/generated)
 file(GLOB cuda_kernel_sources CONFIGURE_DEPENDS ${cuda_folder}/kernels/*.cu)
-file(GLOB cuda_shared_sources CONFIGURE_DEPENDS ${cuda_folder}/elementwise/*.cc)
+file(GLOB cuda_shared_sources CONFIGURE_DEPENDS ${cuda_folder}/elementwise/*.cc ${cuda_folder}/matmul/*.cc)
 list(SORT cuda_kernel_sources)
 list(APPEND cuda_shared_sources ${cuda_folder}/registry.cc ${PROJECT_SOURCE_DIR}/native/core/digest.cc)
 

@@ -101,6 +101,24 @@ TEST(wide_reductions_and_copies) {
   }
 }
 
+// Sides whose runs begin at 16 bytes, in every layout, over the ends of tiles.
+TEST(wide_matmul) {
+  const int64_t m = 136, n = 144, k = 72;
+  const DType dtype = DType::bf16;
+  Tensor d(dtype, {2, m, n}), bias(dtype, {n}), residual(dtype, {2, m, n});
+  bias.random(-1, 1, 3);
+  residual.random(-1, 1, 4);
+  for (const bool byRows : {true, false}) {
+    Tensor a(dtype, {2, m, k}, byRows ? Dims{m * k, k, 1} : Dims{m * k, 1, m});
+    a.random(-1, 1, 1);
+    for (const bool right : {true, false}) {
+      Tensor b(dtype, {2, k, n}, right ? Dims{n * k, n, 1} : Dims{n * k, 1, k});
+      b.random(-1, 1, 2);
+      checkAlike({Op::matmul, {&a, &b, &bias, &residual}, {&d}, {2 + 4 + 16, 0}, {0.5}}, 200);
+    }
+  }
+}
+
 // Heads whose rows begin at 16 bytes, for asynchronous copies: masks of every kind, grouped heads, a tile's ends.
 TEST(wide_attention) {
   for (const int64_t d : {64, 128}) {
