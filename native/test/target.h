@@ -15,6 +15,8 @@
 
 namespace meshwork::test {
 
+constexpr int kFuzzCases = 600;  // an emulated kernel takes long
+
 inline bool targetHas(Isa isa) { return isa == Isa::portable; }
 inline Isa targetIsa() { return Isa::portable; }
 inline const Kernel* kernelOf(Op op, Isa isa) { return targetHas(isa) ? cuda::findKernel(op) : nullptr; }
@@ -48,6 +50,8 @@ inline void runKernel(const Kernel& kernel, Call call, int threads) {
 #include "test/emulated_amx.h"
 
 namespace meshwork::test {
+
+constexpr int kFuzzCases = 3000;
 
 inline bool targetHas(Isa isa) { return isaTestable(isa); }
 inline Isa targetIsa() { return activeIsa(); }

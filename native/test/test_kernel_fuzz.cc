@@ -340,7 +340,7 @@ TEST(kernel_fuzz) {
       if (test::kernelOf(base.op, static_cast<Isa>(isa)) == nullptr) continue;
       Fuzzer fuzzer(static_cast<uint32_t>(base.op) * 10 + static_cast<uint32_t>(isa));
       int ran = 0;
-      for (int i = 0; i < 3000; ++i) ran += fuzzer.once(base, static_cast<Isa>(isa));
+      for (int i = 0; i < test::kFuzzCases; ++i) ran += fuzzer.once(base, static_cast<Isa>(isa));
       if (ran < 20)
         test::fail(__FILE__, __LINE__,
                    std::string("too few cases pass the check of ") + kOpInfo[static_cast<int>(base.op)].name + ": " +
