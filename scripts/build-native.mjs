@@ -27,12 +27,17 @@ function run(command, args) {
   if (status !== 0) process.exit(status ?? 1);
 }
 
-/** MESHWORK_CUDA=1 or 0 asks for the CUDA backend or for none; MESHWORK_CUDA_ARCHITECTURES is such as "80;90a;90-virtual". */
+/**
+ * MESHWORK_CUDA=1 or 0 asks for the CUDA backend or for none; MESHWORK_CUDA_ARCHITECTURES is such as "80;90a;90-virtual".
+ * With --tests it is compiled wherever nvcc is, for one architecture, or for all with MESHWORK_LONG=1.
+ */
 function cudaOptions(env) {
-  const wanted = env.MESHWORK_CUDA === undefined || env.MESHWORK_CUDA === "" ? "AUTO" : env.MESHWORK_CUDA;
+  const testing = options.tests && has("nvcc");
+  const wanted = env.MESHWORK_CUDA || (testing ? "1" : "AUTO");
   const onOff = { 1: "ON", 0: "OFF" }[wanted] ?? wanted.toUpperCase();
-  const architectures = env.MESHWORK_CUDA_ARCHITECTURES || "80;90a;90-virtual";
-  return [`-DMESHWORK_CUDA=${onOff}`, `-DMESHWORK_CUDA_ARCHITECTURES=${architectures}`];
+  const all = "80;90a;90-virtual";
+  const asked = env.MESHWORK_CUDA_ARCHITECTURES || (options.tests && !env.MESHWORK_LONG ? "90a" : all);
+  return [`-DMESHWORK_CUDA=${onOff}`, `-DMESHWORK_CUDA_ARCHITECTURES=${asked}`];
 }
 
 function has(command) {

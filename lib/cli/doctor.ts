@@ -1,17 +1,9 @@
 // `meshwork doctor`: what of this machine can be used, what not, and the one command that mends it.
 import { MeshworkError } from "../core/errors.ts";
+import type { CudaLibrary } from "../runtime/addon.ts";
 import type { DoctorOptions } from "./doctor-flags.ts";
 import { type CliIo, EXIT, type Output } from "./io.ts";
-import {
-  findLibrary,
-  findProgram,
-  firstLine,
-  type Gpus,
-  libraryFolders,
-  type Machine,
-  readGpus,
-  readMachine,
-} from "./machine.ts";
+import { findProgram, firstLine, type Gpus, type Machine, readGpus, readMachine } from "./machine.ts";
 import { version } from "./version.ts";
 
 /** One thing looked at. */
@@ -45,14 +37,15 @@ export async function runDoctor(options: DoctorOptions, io: CliIo): Promise<numb
 
 /** Looks at everything. */
 export async function diagnose(env: NodeJS.ProcessEnv): Promise<Diagnosis> {
-  const [machine, gpus, folders] = await Promise.all([readMachine(), readGpus(), libraryFolders(env)]);
+  const [machine, gpus] = await Promise.all([readMachine(), readGpus()]);
   const node = checkNode(process.versions.node);
   const addon = await checkAddon();
-  const cuda = await checkCuda(gpus, folders, addon);
+  const cuda = checkCuda(gpus, addon);
   const mpi = await checkMpi(env);
   const cpu = addon.ok === true && node.ok === true;
-  const works = { cpu, cuda: cpu && cuda.every(({ ok }) => ok === true), mpi: mpi.ok === true };
-  const { cuda: _, ...addonFinding } = addon;
+  const works = { cpu, cuda: cpu && addon.cudaGpus > 0, mpi: mpi.ok === true };
+  const { name, ok, detail, fix } = addon;
+  const addonFinding = fix === undefined ? { name, ok, detail } : { name, ok, detail, fix };
   const findings = [node, addonFinding, ...cuda, mpi];
   return { meshwork: await version(), node: process.versions.node, machine, gpus, findings, works };
 }
@@ -66,63 +59,60 @@ export function checkNode(installed: string): Finding {
 }
 
 interface AddonFinding extends Finding {
-  /** Whether the addon says that it can open CUDA devices. */
-  readonly cuda: boolean;
+  /** GPUs that the CUDA backend can use, and what it says of itself. */
+  readonly cudaGpus: number;
+  readonly cuda: string;
+  readonly libraries: readonly CudaLibrary[];
 }
 
 async function checkAddon(): Promise<AddonFinding> {
   const name = "native addon";
   try {
-    const info = Object.entries((await import("../runtime/addon.ts")).info());
-    const cuda = info.some(([key, value]) => key === "cuda" && value === true);
-    return { name, ok: true, cuda, detail: info.map(([key, value]) => `${key} ${value}`).join(", ") };
+    const native = await import("../runtime/addon.ts");
+    const { gpus: cudaGpus, detail: cuda } = native.cudaStatus();
+    const detail = Object.entries(native.info()).map(([key, value]) => `${key} ${value}`);
+    return { name, ok: true, cuda, cudaGpus, libraries: native.cudaLibraries(), detail: detail.join(", ") };
   } catch (error) {
     const tried = error instanceof MeshworkError && Array.isArray(error.details.tried) ? error.details.tried : [];
     const reasons = tried.length > 0 ? tried : [error instanceof Error ? error.message : String(error)];
     const detail = `does not load: ${reasons.join("; ")}`;
-    return { name, ok: false, cuda: false, detail, fix: "npm run build:native" };
+    return { name, ok: false, cuda: "unknown", cudaGpus: 0, libraries: [], detail, fix: "npm run build:native" };
   }
 }
 
-interface CudaLibrary {
-  readonly name: string;
-  readonly file: string;
-  /** The wheel on PyPI that has it; from CUDA 13 on, only NCCL's name still carries the major version. */
-  wheel(cudaMajor: number): string;
-}
-
-const wheel = (name: string) => (cudaMajor: number) => (cudaMajor >= 13 ? name : `${name}-cu${cudaMajor}`);
-
-const RUNTIME: CudaLibrary = { name: "CUDA runtime", file: "libcudart.so", wheel: wheel("nvidia-cuda-runtime") };
-
-const CUDA_LIBRARIES: readonly CudaLibrary[] = [
-  { name: "NCCL", file: "libnccl.so", wheel: (cudaMajor) => `nvidia-nccl-cu${cudaMajor}` },
-  { name: "cuBLASLt", file: "libcublasLt.so", wheel: wheel("nvidia-cublas") },
-  { name: "NVRTC", file: "libnvrtc.so", wheel: wheel("nvidia-cuda-nvrtc") },
-];
-
-const DEFAULT_CUDA_MAJOR = 12;
+const DEFAULT_CUDA_MAJOR = 13;
 const INSTALL_DRIVER = "sudo ubuntu-drivers install --gpgpu";
 
-async function checkCuda(gpus: Gpus, folders: readonly string[], addon: AddonFinding): Promise<Finding[]> {
+/** The wheels on PyPI that have the libraries; from CUDA 13 on, only NCCL's name still carries the major version. */
+const WHEELS: Readonly<Record<string, (cudaMajor: number) => string>> = {
+  NCCL: (major) => `nvidia-nccl-cu${major}`,
+  cuBLASLt: (major) => (major >= 13 ? "nvidia-cublas" : `nvidia-cublas-cu${major}`),
+  NVRTC: (major) => (major >= 13 ? "nvidia-cuda-nvrtc" : `nvidia-cuda-nvrtc-cu${major}`),
+};
+
+function checkCuda(gpus: Gpus, addon: AddonFinding): Finding[] {
+  const usable = addon.cudaGpus > 0;
   const backend: Finding = {
     name: "CUDA backend",
-    ok: addon.cuda,
-    detail: addon.cuda ? "part of this build" : "not part of this build",
+    ok: usable,
+    detail: addon.cuda,
+    ...(usable ? {} : { fix: "MESHWORK_CUDA=1 npm run build:native" }),
   };
   const cards: Finding = { name: "GPUs", ok: gpus.gpus.length > 0, detail: describeGpus(gpus) };
-  const driver = checkDriver(gpus);
-  const client = await checkLibrary({ name: "CUDA driver library", file: "libcuda.so", fix: INSTALL_DRIVER }, folders);
-  const runtime = await findLibrary(RUNTIME.file, folders);
-  const major = Number.parseInt(runtime?.version ?? "", 10) || DEFAULT_CUDA_MAJOR;
-  const libraries = await Promise.all(
-    [RUNTIME, ...CUDA_LIBRARIES].map(({ name, file, wheel: named }) =>
-      checkLibrary({ name, file, fix: `pip install ${named(major)}` }, folders),
-    ),
-  );
-  const findings = [cards, driver, client, ...libraries, backend];
+  const findings = [cards, checkDriver(gpus), ...addon.libraries.map(libraryFinding(addon.libraries)), backend];
   // Without a GPU in the machine there is nothing to mend.
   return gpus.present ? findings : findings.map(({ name, ok, detail }) => ({ name, ok, detail }));
+}
+
+/** A library as a finding; the wheel that mends it is the one for the driver's CUDA version. */
+function libraryFinding(libraries: readonly CudaLibrary[]): (library: CudaLibrary) => Finding {
+  const driver = libraries.find(({ name }) => WHEELS[name] === undefined)?.version ?? "";
+  const major = Number.parseInt(driver.replace("CUDA ", ""), 10) || DEFAULT_CUDA_MAJOR;
+  return ({ name, version: found, detail }) => {
+    if (found !== "") return { name, ok: true, detail: `${found} (${detail})` };
+    const wheel = WHEELS[name]?.(major);
+    return { name, ok: false, detail, fix: wheel === undefined ? INSTALL_DRIVER : `pip install ${wheel}` };
+  };
 }
 
 function checkDriver(gpus: Gpus): Finding {
@@ -135,15 +125,6 @@ function describeGpus({ gpus, present }: Gpus): string {
   if (gpus.length === 0) return present ? "in the machine, but the driver lists none" : "no NVIDIA GPU in this machine";
   const text = gpus.map((gpu) => `${gpu.index}: ${gpu.name}, ${gpu.memoryMiB} MiB, compute ${gpu.computeCapability}`);
   return text.join("; ");
-}
-
-async function checkLibrary(
-  { name, file, fix }: { readonly name: string; readonly file: string; readonly fix: string },
-  folders: readonly string[],
-): Promise<Finding> {
-  const found = await findLibrary(file, folders);
-  if (found === undefined) return { name, ok: false, detail: `${file} was not found`, fix };
-  return { name, ok: true, detail: `${found.version ?? "unknown version"} (${found.path})` };
 }
 
 async function checkMpi(env: NodeJS.ProcessEnv): Promise<Finding> {

@@ -1,5 +1,4 @@
 // `meshwork generate`: continues a text or a list of tokens with a model folder.
-import { PlanError } from "../core/errors.ts";
 import { Generator } from "../evaluate/generate.ts";
 import { loadModel } from "../nn/load.ts";
 import { Mesh } from "../tensor/mesh.ts";
@@ -12,11 +11,10 @@ import { prepareGeneration } from "./prepare-generation.ts";
 /** Runs the verb; returns the exit code. */
 export async function runGenerate(options: GenerateOptions, io: CliIo): Promise<number> {
   const { folder, promptTokens, maxTokens, tokenizer, endTokens, sample } = await prepareGeneration(options);
-  if (options.device === "cuda") throw new PlanError("device cuda: this build has no CUDA backend; use --device cpu");
   const model = await loadModel(folder);
   model.eval();
   const axes = Object.fromEntries(Object.entries(options.mesh ?? {}).filter(([, n]) => n > 1));
-  await using mesh = await Mesh.open({ axes });
+  await using mesh = await Mesh.open({ device: options.device ?? "auto", axes });
   const placement = await Placement.of(mesh, model);
   using generator = new Generator(placement, model, options.precision ?? "f32");
   const log = createLog({ log: options.log, io });

@@ -1,6 +1,6 @@
-// What `doctor` looks at: processor, memory, GPUs, shared libraries and launchers of this machine.
+// What `doctor` looks at: processor, memory, GPUs and launchers of this machine.
 import { execFile } from "node:child_process";
-import { access, constants, readdir, readFile, realpath } from "node:fs/promises";
+import { access, constants, readdir, readFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 
@@ -97,61 +97,6 @@ async function hasNvidiaDevice(): Promise<boolean> {
     if (vendor.trim() === "0x10de" && kind.startsWith("0x03")) return true;
   }
   return false;
-}
-
-/** A library found, with its version where the file's name tells it. */
-export interface Library {
-  readonly path: string;
-  readonly version: string | undefined;
-}
-
-/** Folders in which CUDA's libraries are found, as the loader and Python's wheels place them. */
-export async function libraryFolders(env: NodeJS.ProcessEnv): Promise<string[]> {
-  const fromLoader = (env.LD_LIBRARY_PATH ?? "").split(":");
-  const toolkits = [env.CUDA_HOME, env.CUDA_PATH, ...(await matching("/usr/local", /^cuda(-|$)/))];
-  const arch = os.arch() === "arm64" ? "aarch64-linux-gnu" : "x86_64-linux-gnu";
-  const standard = [`/usr/lib/${arch}`, `/lib/${arch}`, "/usr/lib64", "/usr/lib", "/usr/local/lib", "/usr/lib/wsl/lib"];
-  const ofToolkits = toolkits.flatMap((root) => (root ? [path.join(root, "lib64"), path.join(root, "lib")] : []));
-  const all = [...fromLoader, ...ofToolkits, ...standard, ...(await wheelFolders(env))].filter(
-    (folder) => folder !== "",
-  );
-  return [...new Set(all)];
-}
-
-/** site-packages/nvidia/<package>/lib of every Python installation in the usual places. */
-async function wheelFolders(env: NodeJS.ProcessEnv): Promise<string[]> {
-  const roots = [
-    env.VIRTUAL_ENV,
-    env.CONDA_PREFIX,
-    "/usr",
-    "/usr/local",
-    "/opt/conda",
-    path.join(os.homedir(), ".local"),
-  ];
-  const folders: string[] = [];
-  for (const root of roots) {
-    if (!root) continue;
-    for (const python of await matching(path.join(root, "lib"), /^python3/)) {
-      for (const site of ["site-packages", "dist-packages"]) {
-        const packages = await matching(path.join(python, site, "nvidia"), /./);
-        folders.push(...packages.map((folder) => path.join(folder, "lib")));
-      }
-    }
-  }
-  return folders;
-}
-
-/** The newest file of a library in the first folder that has one. `name` is such as `libnccl.so`. */
-export async function findLibrary(name: string, folders: readonly string[]): Promise<Library | undefined> {
-  const pattern = new RegExp(`^${name.replaceAll(".", "\\.")}(\\.[\\d.]+)?$`);
-  for (const folder of folders) {
-    const found = (await matching(folder, pattern)).sort((a, b) => a.length - b.length);
-    const file = found.at(-1);
-    if (file === undefined) continue;
-    const target = await realpath(file).catch(() => file);
-    return { path: file, version: /\.so\.([\d.]+)$/.exec(target)?.[1] };
-  }
-  return undefined;
 }
 
 /** Where a program is, searched along PATH. */

@@ -1,6 +1,6 @@
 // `meshwork train`: data, model, mesh, the training loop, evaluation, a sample, and the saved run.
 import type { StorageArray } from "../core/dtype.ts";
-import { AbortedError, NonFiniteError, PlanError, UsageError } from "../core/errors.ts";
+import { AbortedError, NonFiniteError, UsageError } from "../core/errors.ts";
 import { Generator } from "../evaluate/generate.ts";
 import { createSampler } from "../evaluate/sampler.ts";
 import type { LanguageModel } from "../nn/language-model.ts";
@@ -57,13 +57,12 @@ export async function runTrain(
   }
   const prepared = await prepareTraining(options);
   const { settings } = prepared;
-  refuseUnsupported(prepared);
   const out = resumption?.runFolder ?? options.out;
   await using folder = await RunFolder.create({ out, name: prepared.name });
   const log = createLog({ log: options.log, io, steps: settings.steps });
   const axes = Object.fromEntries(Object.entries(settings.mesh).filter(([, n]) => n > 1));
   try {
-    await using mesh = await Mesh.open({ device: settings.device === "auto" ? "auto" : "cpu", axes });
+    await using mesh = await Mesh.open({ device: settings.device, axes });
     const model =
       prepared.weightsFrom === undefined
         ? createModel(prepared.config)
@@ -89,10 +88,6 @@ export async function runTrain(
   } finally {
     log.close();
   }
-}
-
-function refuseUnsupported({ settings }: PreparedTraining): void {
-  if (settings.device === "cuda") throw new PlanError("device cuda: this build has no CUDA backend; use --device cpu");
 }
 
 function compileTraining(

@@ -30,10 +30,27 @@ export interface AddonInfo {
   readonly cores: number;
 }
 
+/** Whether the CUDA backend can be used. */
+export interface CudaStatus {
+  /** GPUs that it can use; 0 where it, a driver or a GPU is not there. */
+  readonly gpus: number;
+  /** What it was built with and for, or why it cannot be used. */
+  readonly detail: string;
+}
+
+/** A library that the CUDA backend opens at run time. */
+export interface CudaLibrary {
+  readonly name: string;
+  /** Empty when it was not found. */
+  readonly version: string;
+  /** Where it was found, or why it was not. */
+  readonly detail: string;
+}
+
 /** How an engine is opened. */
 export interface EngineOptions {
   /** `null` holds programs to the CPU's kernels but computes nothing: layouts of any size can be loaded and counted. */
-  readonly backend: "cpu" | "null";
+  readonly backend: "cpu" | "cuda" | "null";
   readonly devices: number;
   /** Threads of each device; 0: the cores are shared out, at least one each. */
   readonly threads?: number;
@@ -110,6 +127,8 @@ export type HostView = NodeJS.ArrayBufferView;
 /** The functions of the addon. */
 export interface Native extends CheckpointNative {
   info(): AddonInfo;
+  cudaStatus(): CudaStatus;
+  cudaLibraries(): CudaLibrary[];
   engineOpen(backend: string, devices: number, threads: number, unbuffered: boolean, timeoutMs: number): EngineHandle;
   engineClose(engine: EngineHandle): void;
   bufferAlloc(engine: EngineHandle, device: number, bytes: number): BufferHandle;
@@ -195,6 +214,7 @@ const classes: ReadonlyMap<string, MakeError> = new Map<string, MakeError>([
   ["invalidArgument", device],
   ["outOfMemory", device],
   ["internal", device],
+  ["device", device],
   ["aborted", (message) => new AbortedError(message)],
   ["timeout", (message) => new CollectiveTimeoutError(message)],
   ["io", (message, _, cause) => new FileError(message, subject(cause))],
@@ -226,7 +246,17 @@ export function info(): AddonInfo {
   return call((a) => a.info());
 }
 
-/** Starts the devices. */
+/** Looks for GPUs, which starts the driver: not before a GPU may be wanted. */
+export function cudaStatus(): CudaStatus {
+  return call((a) => a.cudaStatus());
+}
+
+/** The libraries that the CUDA backend opens, searched for as it does. */
+export function cudaLibraries(): CudaLibrary[] {
+  return call((a) => a.cudaLibraries());
+}
+
+/** Starts the devices. Throws DeviceError where there are none of the kind. */
 export function engineOpen(options: EngineOptions): EngineHandle {
   const { backend, devices, threads = 0, unbuffered = false, timeoutMs = 60000 } = options;
   return call((a) => a.engineOpen(backend, devices, threads, unbuffered, timeoutMs));

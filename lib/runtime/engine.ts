@@ -4,7 +4,12 @@ import { AbortedError, DeviceError } from "../core/errors.ts";
 import * as addon from "./addon.ts";
 
 /** Kinds of devices: `null` checks and counts programs but computes nothing. */
-export type DeviceKind = "cpu" | "null";
+export type DeviceKind = "cpu" | "cuda" | "null";
+
+/** "cuda" where there is a GPU that it can use, else "cpu". */
+export function bestDevice(): DeviceKind {
+  return addon.cudaStatus().gpus > 0 ? "cuda" : "cpu";
+}
 
 /** How an engine is opened. */
 export interface EngineSettings {

@@ -11,7 +11,7 @@ import type { Graph } from "../ir/graph.ts";
 import { MeshLayout } from "../ir/mesh.ts";
 import { type PartitionSpec, axisName, toValueSpec } from "../ir/spec.ts";
 import { forwardOnly } from "../passes/schedules.ts";
-import { type DeviceKind, Engine } from "../runtime/engine.ts";
+import { bestDevice, type DeviceKind, Engine } from "../runtime/engine.ts";
 import { PersistentStore } from "../runtime/persistent.ts";
 import { Group } from "./group.ts";
 import { type Nested, Tensor, type TensorContext, flattenNested } from "./tensor.ts";
@@ -55,11 +55,11 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
     this.#registry = new FinalizationRegistry((id) => this.store.free(id));
   }
 
-  /** Opens the devices of a mesh. Throws MeshError for sizes that make no mesh. */
+  /** Opens the devices of a mesh. Throws MeshError for sizes that make no mesh, DeviceError without such devices. */
   static async open<const A extends string = never>(options: MeshOptions<A> = {}): Promise<Mesh<A>> {
     checkOptions(options);
     const layout = new MeshLayout({ ...options.axes });
-    const device = options.device === undefined || options.device === "auto" ? "cpu" : options.device;
+    const device = options.device === undefined || options.device === "auto" ? bestDevice() : options.device;
     const engine = new Engine({
       device,
       devices: layout.devices,
@@ -233,7 +233,7 @@ export function expectMesh(what: string, value: unknown): asserts value is Mesh 
   if (!(value instanceof Mesh)) throw new MeshError(`${what} must be a Mesh, not ${describe(value)}`);
 }
 
-const deviceNames: readonly unknown[] = ["auto", "cpu", "null", undefined];
+const deviceNames: readonly unknown[] = ["auto", "cpu", "cuda", "null", undefined];
 
 function checkOptions(options: MeshOptions): void {
   if (typeof options !== "object" || options === null) {
@@ -244,7 +244,7 @@ function checkOptions(options: MeshOptions): void {
     throw new MeshError(`axes must be an object of sizes such as { dp: 2, tp: 2 }, not ${describe(axes)}`);
   }
   if (!deviceNames.includes(device)) {
-    throw new MeshError(`device must be "auto", "cpu" or "null", not ${describe(device)}; this build has no others`);
+    throw new MeshError(`device must be "auto", "cpu", "cuda" or "null", not ${describe(device)}`);
   }
   for (const [name, value, max] of [
     ["threads", threads, 1024],

@@ -10,6 +10,7 @@
 #include "addon/stats.h"
 #include "backend/cpu/isa.h"
 #include "core/opcodes.h"
+#include "runtime/cuda_libraries.h"
 #include "runtime/engine.h"
 #include "runtime/machine.h"
 
@@ -69,6 +70,29 @@ Napi::Value info(const Args& args) {
   result["isa"] = Napi::String::New(args.env(), machineIsa());
   result["kernels"] = Napi::String::New(args.env(), isaName(activeIsa()));
   result["cores"] = number(args, machineCores());
+  return result;
+}
+
+// cudaStatus(): {gpus, detail}
+Napi::Value cudaStatus(const Args& args) {
+  std::string detail;
+  Napi::Object result = Napi::Object::New(args.env());
+  result["gpus"] = number(args, countCudaGpus(&detail));
+  result["detail"] = Napi::String::New(args.env(), detail);
+  return result;
+}
+
+// cudaLibraries(): {name, version, detail}[]
+Napi::Value cudaLibraries(const Args& args) {
+  const std::vector<CudaLibrary> found = findCudaLibraries();
+  Napi::Array result = Napi::Array::New(args.env(), found.size());
+  for (uint32_t i = 0; i < found.size(); ++i) {
+    Napi::Object library = Napi::Object::New(args.env());
+    library["name"] = Napi::String::New(args.env(), found[i].name);
+    library["version"] = Napi::String::New(args.env(), found[i].version);
+    library["detail"] = Napi::String::New(args.env(), found[i].detail);
+    result[i] = library;
+  }
   return result;
 }
 
@@ -291,6 +315,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   napi_add_env_cleanup_hook(env, State::cleanUp, state.get());
   env.SetInstanceData(state.release());
   add<info>(exports, "info");
+  add<cudaStatus>(exports, "cudaStatus");
+  add<cudaLibraries>(exports, "cudaLibraries");
   add<engineOpen>(exports, "engineOpen");
   add<engineClose>(exports, "engineClose");
   add<bufferAlloc>(exports, "bufferAlloc");

@@ -18,7 +18,7 @@ void setCode(Napi::Error& error, Code code) { error.Set("code", Napi::String::Ne
 const char* codeName(Code code) {
   constexpr const char* names[] = {"ok",          "invalidProgram", "invalidArgument", "outOfMemory",
                                    "unsupported", "aborted",        "timeout",         "io",
-                                   "invalidFile", "internal"};
+                                   "invalidFile", "internal",       "device"};
   const auto index = static_cast<size_t>(code);
   return index < std::size(names) ? names[index] : "internal";
 }

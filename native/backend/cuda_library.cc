@@ -21,7 +21,7 @@ std::string libraryPath() {
 }
 
 Status open(const Entry** entry) {
-  const auto missing = [](const std::string& why) { return Status(Code::unsupported, "no CUDA backend: " + why); };
+  const auto missing = [](const std::string& why) { return Status(Code::device, "no CUDA backend: " + why); };
   const std::string path = libraryPath();
   if (access(path.c_str(), R_OK) != 0) {
     return missing(path + " was not built; MESHWORK_CUDA=1 npm run build:native builds it where nvcc is");

@@ -4,7 +4,7 @@
 
 namespace meshwork::cuda {
 
-// The library's entry; the same at every call. Fails with `unsupported`, in words for the user, where there is none.
+// The library's entry; the same at every call. Fails with `device`, in words for the user, where there is none.
 Status loadEntry(const Entry** entry);
 
 }  // namespace meshwork::cuda

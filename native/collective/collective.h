@@ -17,9 +17,9 @@ class Pool;
 
 enum class Reduction : int32_t { sum = 0, max = 1, min = 2 };
 
-// One rank's part in the exchange of one tensor by all_reduce, all_gather, reduce_scatter, all_to_all, broadcast or
-// expert_exchange. Views are contiguous; what they
-// and the counts must be is in opcodes.h and has been checked for this rank. Everything lives until the call returns.
+// One rank's part in the exchange of one tensor by all_reduce, all_gather, reduce_scatter, all_to_all, broadcast
+// or expert_exchange. Views are contiguous; what they and the counts must be is in opcodes.h and has been checked for this rank. Everything
+// lives until the call returns.
 struct Collective {
   Op op = Op::all_reduce;
   const char* label = "";
@@ -37,6 +37,7 @@ struct Collective {
   const int32_t* owners = nullptr;       // expert_exchange: how many experts each rank has
   int64_t experts = 0;                   // expert_exchange
   bool back = false;                     // expert_exchange
+  std::byte* scratch = nullptr;          // what the communicator's scratchBytes() asked for
 };
 
 struct Message {
@@ -69,14 +70,29 @@ class Communicator {
   // The group of these (ascending) ranks: the same for the same ranks. Any thread.
   virtual CommunicatorGroup* group(const std::vector<int32_t>& ranks) = 0;
 
+  // Called by every rank when it begins a run whose program needs the first `groups` groups that were asked for.
+  virtual Status begin(int /*rank*/, int /*groups*/) { return Status(); }
+  // How many groups there are so far.
+  virtual int groups() const = 0;
+
   // One exchange of one or more tensors (a bucket): all calls have one op, and every rank brings as many, in one order.
   virtual Status run(int rank, CommunicatorGroup& group, std::span<const Collective> calls, Pool& pool) = 0;
+  // Whether it has this op at all.
+  virtual bool takes(Op /*op*/) const { return true; }
+  // Bytes of scratch a call needs, which Collective::scratch then points to.
+  virtual int64_t scratchBytes(const Collective& /*call*/) const { return 0; }
 
   // Messages match by (sender, receiver, tag) in posting order. The data of a posted message is read until received
   // says so. `number` counts this rank's posts since reset(), from 0.
+  // Those of one transfer come between beginTransfer() and endTransfer().
+  virtual void beginTransfer(int /*rank*/) {}
+  virtual Status endTransfer(int /*rank*/) { return Status(); }
   virtual void post(int rank, const Message& message) = 0;
   virtual Status receive(int rank, const Message& message, Pool& pool) = 0;
   virtual Status waitReceived(int rank, int number, const char* label) = 0;
+
+  // Looks for failures that show by themselves (of devices with queues), while a rank waits for its device.
+  virtual Status poll(int /*rank*/) { return Status(); }
 
   // Says what the rank does now, for the message of a timeout; counts as progress. `label` must outlive the run.
   virtual void progress(int rank, const char* label) = 0;

@@ -18,6 +18,7 @@ enum class Code : int32_t {
   io = 7,           // the file system said no
   invalidFile = 8,  // a file that is not what it claims to be
   internal = 9,
+  device = 10,  // a device failed, and is of no more use to this engine
 };
 
 // What an error is about, for programs; either may be empty.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <new>
 #include <numeric>
+#include <stdexcept>
 
 #include "runtime/machine.h"
 
@@ -16,6 +17,15 @@ constexpr int kMaxThreads = 1024;
 Status argument(std::string message) { return Status(Code::invalidArgument, std::move(message)); }
 Status stale(const char* what, int32_t handle) {
   return argument(std::string(what) + " " + std::to_string(handle) + " does not exist (any more)");
+}
+
+CommunicatorOptions communicatorOptions(const EngineOptions& options, const Backend& backend, int threads) {
+  CommunicatorOptions communicator;
+  communicator.ranks = options.devices;
+  communicator.moveData = backend.computes();
+  communicator.spin = options.devices * threads <= machineCores();
+  communicator.timeoutMs = options.timeoutMs;
+  return communicator;
 }
 
 }  // namespace
@@ -33,6 +43,9 @@ struct Engine::Executable {
   std::vector<std::unique_ptr<Program>> programs;       // one per device
   std::vector<std::vector<CommunicatorGroup*>> groups;  // of each device's program
   std::vector<std::vector<int32_t>> bound;              // buffer handles of each device
+  std::vector<std::unique_ptr<ProgramState>> states;    // of each device's executor
+  std::vector<int64_t> arenaBytes;                      // of each device, communicator's scratch included
+  int knownGroups = 0;
   int64_t inputBytes = 0;
   int64_t outputBytes = 0;
 };
@@ -54,11 +67,11 @@ struct Engine::Job {
 struct Engine::Device {
   Device(int rank, Backend& backend, Communicator& communicator, int threads, bool spin)
       : index(rank),
-        pool(threads, backend.computes() ? Pool::kWorkspaceBytes : 0, spin),
-        executor(rank, backend, communicator, pool) {}
+        pool(threads, backend.computes() && backend.queue(rank) == nullptr ? Pool::kWorkspaceBytes : 0, spin),
+        executor(makeExecutor(rank, backend, communicator, pool)) {}
   const int index;
   Pool pool;
-  Executor executor;
+  const std::unique_ptr<Executor> executor;
   std::shared_ptr<Buffer> arena, nextArena;  // nextArena replaces arena before the next run
   std::vector<ProfileEvent> profile;
   std::thread thread;
@@ -73,9 +86,12 @@ Status Engine::open(const EngineOptions& options, std::unique_ptr<Engine>* engin
   Status opened = openBackend(options.backend, options.devices, &backend);
   if (!opened.ok()) return opened;
   int threads = options.threads > 0 ? options.threads : std::max(1, machineCores() / options.devices);
-  if (!backend->computes()) threads = 1;
+  if (!backend->computes() || backend->queue(0) != nullptr) threads = 1;
   try {
-    engine->reset(new Engine(options, std::move(backend), threads));
+    std::unique_ptr<Communicator> communicator;
+    opened = openCommunicator(communicatorOptions(options, *backend, threads), *backend, &communicator);
+    if (!opened.ok()) return opened;
+    engine->reset(new Engine(options, std::move(backend), std::move(communicator), threads));
     (*engine)->start();
   } catch (const std::exception& error) {  // no memory, or no more threads
     engine->reset();
@@ -84,15 +100,10 @@ Status Engine::open(const EngineOptions& options, std::unique_ptr<Engine>* engin
   return Status();
 }
 
-Engine::Engine(const EngineOptions& options, std::shared_ptr<Backend> backend, int threads)
-    : options_(options), backend_(std::move(backend)) {
+Engine::Engine(const EngineOptions& options, std::shared_ptr<Backend> backend,
+               std::unique_ptr<Communicator> communicator, int threads)
+    : options_(options), backend_(std::move(backend)), communicator_(std::move(communicator)) {
   const bool spin = options.devices * threads <= machineCores();
-  CommunicatorOptions communicator;
-  communicator.ranks = options.devices;
-  communicator.moveData = backend_->computes();
-  communicator.spin = spin;
-  communicator.timeoutMs = options.timeoutMs;
-  communicator_ = openInProcess(communicator);
   for (int d = 0; d < options.devices; ++d) {
     devices_.push_back(std::make_unique<Device>(d, *backend_, *communicator_, threads, spin));
   }
@@ -331,7 +342,10 @@ Status Engine::load(std::span<const std::span<const int32_t>> programs,
     Status status = decodeProgram(programs[d], limits, *backend_, &executable->programs.emplace_back());
     if (!status.ok()) return Status(status.code(), "device " + std::to_string(d) + ": " + status.message());
   }
-  Status status = checkBinding(*executable, buffers);
+  Status status = checkCollectives(*executable);
+  if (!status.ok()) return status;
+  findScratch(*executable);
+  status = checkBinding(*executable, buffers);
   if (status.ok()) status = growArenas(*executable);
   if (!status.ok()) return status;
   for (const auto& list : buffers) executable->bound.emplace_back(list.begin(), list.end());
@@ -339,6 +353,8 @@ Status Engine::load(std::span<const std::span<const int32_t>> programs,
     std::vector<CommunicatorGroup*>& groups = executable->groups.emplace_back();
     for (const Group& group : program->groups) groups.push_back(communicator_->group(group.ranks));
   }
+  executable->knownGroups = communicator_->groups();
+  executable->states.resize(programs.size());
   *handle = executables_.add(std::move(executable));
   return Status();
 }
@@ -356,12 +372,39 @@ Status Engine::freeExecutable(int32_t handle) {
   return executables_.remove(handle) ? Status() : stale("executable", handle);
 }
 
+Status Engine::checkCollectives(const Executable& executable) const {
+  for (const auto& program : executable.programs) {
+    for (const Instruction& next : program->instructions) {
+      if (next.kernel != nullptr || communicator_->takes(next.op)) continue;
+      return Status(Code::unsupported, std::string("the collectives of ") + backend_->name() + " devices have no " +
+                                           kOpInfo[static_cast<int>(next.op)].name);
+    }
+  }
+  return Status();
+}
+
+// What collectives need besides the programs' own memory lies behind it in the arenas.
+void Engine::findScratch(Executable& executable) const {
+  for (const auto& program : executable.programs) {
+    int64_t scratch = 0;
+    for (const Instruction& instruction : program->instructions) {
+      if (instruction.kernel != nullptr) continue;
+      int64_t bytes = 0;
+      for (int i = 0; i < instruction.outputs; ++i) {
+        bytes += communicator_->scratchBytes(collectiveShape(*program, instruction, i));
+      }
+      scratch = std::max(scratch, bytes);
+    }
+    executable.arenaBytes.push_back(scratch == 0 ? program->arenaBytes : program->scratchBegin() + scratch);
+  }
+}
+
 // The larger arenas take the places of the old ones when no run is on: before the next one.
 Status Engine::growArenas(const Executable& executable) {
   std::vector<std::shared_ptr<Buffer>> grown(devices_.size());
   const std::lock_guard lock(mutex_);
   for (size_t d = 0; d < devices_.size(); ++d) {
-    const int64_t need = executable.programs[d]->arenaBytes;
+    const int64_t need = executable.arenaBytes[d];
     if (stats_.arenaBytes[d] >= need) continue;
     grown[d] = std::make_shared<Buffer>(backend_, static_cast<int>(d), need);
     Status status = backend_->allocate(static_cast<int>(d), need, &grown[d]->data);
@@ -475,6 +518,8 @@ void Engine::loop(Device& device) {
     Status status;
     try {
       status = execute(device, *current_);
+    } catch (const std::runtime_error& error) {
+      status = Status(Code::device, "device " + std::to_string(device.index) + ": " + error.what());
     } catch (const std::exception& error) {
       status = Status(Code::outOfMemory, std::string("device ") + std::to_string(device.index) + ": " + error.what());
     }
@@ -497,15 +542,18 @@ Status Engine::execute(Device& device, Job& job) {
   DeviceRun run;
   run.program = job.executable->programs[d].get();
   run.groups = job.executable->groups[d];
+  run.knownGroups = job.executable->knownGroups;
+  run.state = &job.executable->states[d];
   run.arena = device.arena == nullptr ? nullptr : device.arena->data;
   run.buffers = job.buffers[d];
   run.input = job.input.data.get();
   run.output = job.output.data.get();
   run.fate = &job.fate;
   run.unbuffered = options_.unbuffered;
+  run.timeoutMs = options_.timeoutMs;
   run.begin = job.begin;
   run.profile = job.profiling ? &device.profile : nullptr;
-  return device.executor.run(run);
+  return device.executor->run(run);
 }
 
 // On the thread of the last device: takes the run's result, starts the next run, then completes. A failed run takes
@@ -547,7 +595,7 @@ void Engine::updateStats(const Job& job) {
   stats_.lastSeconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - job.begin).count();
   stats_.profile.clear();
   for (auto& device : devices_) {
-    stats_.counters[static_cast<size_t>(device->index)] = device->executor.counters();
+    stats_.counters[static_cast<size_t>(device->index)] = device->executor->counters();
     if (!job.profiling) continue;
     std::move(device->profile.begin(), device->profile.end(), std::back_inserter(stats_.profile));
   }

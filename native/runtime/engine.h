@@ -13,6 +13,7 @@
 
 #include "backend/backend.h"
 #include "collective/collective.h"
+#include "collective/open.h"
 #include "io/host_memory.h"
 #include "runtime/executor.h"
 #include "runtime/handles.h"
@@ -103,7 +104,8 @@ class Engine {
   struct Executable;
   struct Job;
 
-  Engine(const EngineOptions& options, std::shared_ptr<Backend> backend, int threads);
+  Engine(const EngineOptions& options, std::shared_ptr<Backend> backend, std::unique_ptr<Communicator> communicator,
+         int threads);
   void start();
   void loop(Device& device);
   Status execute(Device& device, Job& job);
@@ -114,6 +116,8 @@ class Engine {
   Status findBuffer(int32_t handle, std::shared_ptr<Buffer>* buffer) const;
   Status checkRange(const Buffer& buffer, int64_t offset, int64_t bytes) const;
   Status checkBinding(const Executable& executable, std::span<const std::span<const int32_t>> buffers) const;
+  Status checkCollectives(const Executable& executable) const;
+  void findScratch(Executable& executable) const;
   Status growArenas(const Executable& executable);
   void adoptArenas();
 

@@ -1,11 +1,14 @@
-// The loop over a program's actions and instructions. Everything was checked at load; nothing is checked here.
+// What all executors share: where operands lie, and instructions as kernels and communicators see them.
 #include "runtime/executor.h"
 
 #include <algorithm>
 
+#include "runtime/host_executor.h"
+#include "runtime/queue_executor.h"
+
 namespace meshwork {
 
-Status Executor::run(const DeviceRun& run) {
+void Executor::start(const DeviceRun& run) {
   run_ = &run;
   posted_ = 0;
   const Program& program = *run.program;
@@ -13,69 +16,11 @@ Status Executor::run(const DeviceRun& run) {
   std::copy(run.buffers.begin(), run.buffers.end(), bases_.begin() + kBuffers);
   operands_.resize(static_cast<size_t>(program.maxOperands));
   ++counters_.runs;
-  for (const Action& next : program.actions) {
-    if (communicator_.failed()) return Status(Code::aborted, "the run was aborted");
-    Status status = action(next);
-    if (!status.ok()) return status;
-  }
-  for (int i = 0; i < posted_; ++i) {  // the arena is used again by the next run
-    Status status = communicator_.waitReceived(device_, i, "the end of the run");
-    if (!status.ok()) return status;
-  }
-  return Status();
 }
 
-Status Executor::action(const Action& action) {
-  switch (action.kind) {
-    case ActionKind::run:
-      return segment(action);
-    case ActionKind::transfer:
-      return transfer(action);
-    case ActionKind::wait: {
-      const double begin = now();
-      Status status = communicator_.waitReceived(device_, action.index, "wait");
-      record(0, "wait", begin);
-      return status;
-    }
-    case ActionKind::feed:
-    case ActionKind::fetch:
-      copy(action);
-      return Status();
-  }
-  return Status(Code::internal, "unknown action");
-}
-
-Status Executor::segment(const Action& action) {
-  const Program& program = *run_->program;
-  const Segment& segment = program.segments[static_cast<size_t>(action.index)];
-  if (run_->arena != nullptr) {
-    for (size_t i = 0; i < kSlots; ++i) bases_[kSlot + i] = run_->arena + action.slots[i];
-  }
-  const int32_t* table = program.table.data() + action.table;
-  const int tableCount = static_cast<int>(program.table.size()) - action.table;
-  for (int i = segment.begin; i < segment.end; ++i) {
-    const Instruction& next = program.instructions[static_cast<size_t>(i)];
-    if (communicator_.failed() || (next.keeps && !commit())) return Status(Code::aborted, "the run was aborted");
-    const char* label = program.labelOf(next);
-    communicator_.progress(device_, label);
-    ++counters_.instructions[static_cast<size_t>(next.op)];
-    const double begin = now();
-    Status status;
-    if (next.kernel == nullptr) {
-      status = collective(next, table);
-    } else if (backend_.computes()) {
-      kernel(next, table, tableCount);
-    }
-    record(static_cast<int32_t>(next.op), label, begin);
-    if (!status.ok()) return status;
-  }
-  return Status();
-}
-
-// False when the run was cancelled before any device came to this.
-bool Executor::commit() {
-  Fate found = Fate::open;
-  return run_->fate->compare_exchange_strong(found, Fate::committed) || found == Fate::committed;
+void Executor::moveTo(const Action& action) {
+  if (run_->arena == nullptr) return;
+  for (size_t i = 0; i < kSlots; ++i) bases_[kSlot + i] = run_->arena + action.slots[i];
 }
 
 Operand Executor::operand(const OperandRef& ref) const {
@@ -83,7 +28,12 @@ Operand Executor::operand(const OperandRef& ref) const {
   return Operand{base == nullptr ? nullptr : base + ref.begin, ref.view};
 }
 
-void Executor::kernel(const Instruction& instruction, const int32_t* table, int tableCount) {
+Call Executor::callOf(const Instruction& instruction, const Action& action) {
+  ++counters_.instructions[static_cast<size_t>(instruction.op)];
+  return shapeOf(instruction, action);
+}
+
+Call Executor::shapeOf(const Instruction& instruction, const Action& action) {
   const Program& program = *run_->program;
   const int n = instruction.inputs + instruction.outputs;
   for (int i = 0; i < n; ++i) {
@@ -98,10 +48,20 @@ void Executor::kernel(const Instruction& instruction, const int32_t* table, int 
   call.attrCount = instruction.attrCount;
   call.floats = program.floats.data();
   call.floatCount = static_cast<int>(program.floats.size());
-  call.table = table;
-  call.tableCount = tableCount;
+  call.table = program.table.data() + action.table;
+  call.tableCount = static_cast<int>(program.table.size()) - action.table;
   call.pool = &pool_;
-  instruction.kernel->run(call);
+  return call;
+}
+
+size_t Executor::groupIndex(const Instruction& instruction, const Action& action) const {
+  const Program& program = *run_->program;
+  const int32_t attr = program.attrs[static_cast<size_t>(instruction.attrs)];
+  return static_cast<size_t>(program.table[static_cast<size_t>(action.table + attr)]);
+}
+
+CommunicatorGroup& Executor::groupOf(const Instruction& instruction, const Action& action) const {
+  return *run_->groups[groupIndex(instruction, action)];
 }
 
 namespace {
@@ -115,42 +75,33 @@ int64_t trafficOf(const Collective& call) {
 
 }  // namespace
 
-Status Executor::collective(const Instruction& instruction, const int32_t* table) {
+std::span<const Collective> Executor::collectivesOf(const Instruction& instruction, const Action& action) {
   const Program& program = *run_->program;
+  const int32_t* table = program.table.data() + action.table;
   const int32_t* a = program.attrs.data() + instruction.attrs;
-  const auto group = static_cast<size_t>(table[a[0]]);
-  const auto size = static_cast<int>(program.groups[group].ranks.size());
+  const auto size = static_cast<int>(program.groups[groupIndex(instruction, action)].ranks.size());
+  ++counters_.instructions[static_cast<size_t>(instruction.op)];
   Counters::Traffic& traffic = counters_.collectives[{static_cast<int>(instruction.op), size}];
   ++traffic.calls;
-  const int tensors = instruction.outputs;
-  collectives_.resize(static_cast<size_t>(tensors));
-  for (int i = 0; i < tensors; ++i) {
+  std::byte* scratch = run_->arena == nullptr ? nullptr : run_->arena + program.scratchBegin();
+  collectives_.clear();
+  for (int i = 0; i < instruction.outputs; ++i) {
     const OperandRef& x = program.operands[static_cast<size_t>(instruction.operands + i)];
     const OperandRef& y = program.operands[static_cast<size_t>(instruction.operands + instruction.inputs + i)];
-    Collective& call = collectives_[static_cast<size_t>(i)];
-    call = Collective();
-    call.op = instruction.op;
+    Collective& call = collectives_.emplace_back(collectiveShape(program, instruction, i));
     call.label = program.labelOf(instruction);
     call.in = operand(x).data;
     call.out = operand(y).data;
-    call.x = x.view;
-    call.y = y.view;
+    call.scratch = scratch;
+    if (scratch != nullptr) scratch += communicator_.scratchBytes(call);
     switch (instruction.op) {
-      case Op::all_reduce:
-        call.reduction = static_cast<Reduction>(a[attr::all_reduce::kind]);
-        break;
       case Op::all_gather:
-        call.dim = a[attr::all_gather::dim + 2 * i];
         call.counts = table + a[attr::all_gather::counts + 2 * i];
         break;
       case Op::reduce_scatter:
-        call.reduction = static_cast<Reduction>(a[attr::reduce_scatter::kind]);
-        call.dim = a[attr::reduce_scatter::dim + 2 * i];
         call.counts = table + a[attr::reduce_scatter::counts + 2 * i];
         break;
       case Op::all_to_all:
-        call.dim = a[attr::all_to_all::splitDim];
-        call.joinDim = a[attr::all_to_all::joinDim];
         call.counts = table + a[attr::all_to_all::splitCounts];
         call.joinCounts = table + a[attr::all_to_all::joinCounts];
         break;
@@ -162,67 +113,65 @@ Status Executor::collective(const Instruction& instruction, const int32_t* table
         call.back = a[attr::expert_exchange::back] != 0;
         break;
       }
-      default:
+      case Op::broadcast:
         call.root = table[a[attr::broadcast::root]];
+        break;
+      default:
         break;
     }
     traffic.bytes += trafficOf(call) * dtypeSize(x.view->dtype);
   }
-  return communicator_.run(device_, *run_->groups[group], collectives_, pool_);
+  return collectives_;
 }
 
-Status Executor::transfer(const Action& action) {
-  const Program& program = *run_->program;
-  const std::span<const Transfer> transfers(program.transfers.data() + action.index, static_cast<size_t>(action.count));
-  const double begin = now();
-  const int first = posted_;
-  const auto message = [&](const Transfer& transfer) {
-    return Message{"transfer", transfer.peer, transfer.tag, operand(transfer.memory).data,
-                   transfer.memory.end - transfer.memory.begin};
-  };
-  for (const Transfer& transfer : transfers) {
-    if (transfer.receive) continue;
-    const Message sent = message(transfer);
-    communicator_.post(device_, sent);
-    ++posted_;
-    ++counters_.sends.calls;
-    counters_.sends.bytes += sent.bytes;
-  }
-  for (const Transfer& transfer : transfers) {
-    if (!transfer.receive) continue;
-    Status status = communicator_.receive(device_, message(transfer), pool_);
-    if (!status.ok()) return status;
-  }
-  for (int i = first; run_->unbuffered && i < posted_; ++i) {
-    Status status = communicator_.waitReceived(device_, i, "transfer");
-    if (!status.ok()) return status;
-  }
-  record(0, "transfer", begin);
-  return Status();
+bool Executor::commit() {
+  Fate found = Fate::open;
+  return run_->fate->compare_exchange_strong(found, Fate::committed) || found == Fate::committed;
 }
 
-void Executor::copy(const Action& action) {
-  const double begin = now();
-  std::byte* base = bases_[static_cast<size_t>(action.region)];
-  std::byte* memory = base == nullptr ? nullptr : base + action.offset;
-  if (action.bytes == 0) return;
-  if (action.kind == ActionKind::feed) {
-    backend_.copyIn(device_, memory, run_->input + action.staging, action.bytes);
-    record(0, "feed", begin);
-  } else {
-    backend_.copyOut(device_, run_->output + action.staging, memory, action.bytes);
-    record(0, "fetch", begin);
+Message Executor::messageOf(const Transfer& transfer) const {
+  return Message{"transfer", transfer.peer, transfer.tag, operand(transfer.memory).data,
+                 transfer.memory.end - transfer.memory.begin};
+}
+
+void Executor::countSend(const Message& message) {
+  ++posted_;
+  ++counters_.sends.calls;
+  counters_.sends.bytes += message.bytes;
+}
+
+std::unique_ptr<Executor> makeExecutor(int device, Backend& backend, Communicator& communicator, Pool& pool) {
+  if (DeviceQueue* queue = backend.queue(device)) {
+    return std::make_unique<QueueExecutor>(device, backend, communicator, pool, *queue);
   }
+  return std::make_unique<HostExecutor>(device, backend, communicator, pool);
 }
 
-double Executor::now() const {
-  if (run_->profile == nullptr) return 0;
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - run_->begin).count();
-}
-
-void Executor::record(int32_t op, const char* label, double begin) {
-  if (run_->profile == nullptr) return;
-  run_->profile->push_back(ProfileEvent{device_, op, label, begin, now()});
+Collective collectiveShape(const Program& program, const Instruction& instruction, int tensor) {
+  const int32_t* a = program.attrs.data() + instruction.attrs;
+  Collective call;
+  call.op = instruction.op;
+  call.x = program.operands[static_cast<size_t>(instruction.operands + tensor)].view;
+  call.y = program.operands[static_cast<size_t>(instruction.operands + instruction.inputs + tensor)].view;
+  switch (instruction.op) {
+    case Op::all_reduce:
+      call.reduction = static_cast<Reduction>(a[attr::all_reduce::kind]);
+      break;
+    case Op::all_gather:
+      call.dim = a[attr::all_gather::dim + 2 * tensor];
+      break;
+    case Op::reduce_scatter:
+      call.reduction = static_cast<Reduction>(a[attr::reduce_scatter::kind]);
+      call.dim = a[attr::reduce_scatter::dim + 2 * tensor];
+      break;
+    case Op::all_to_all:
+      call.dim = a[attr::all_to_all::splitDim];
+      call.joinDim = a[attr::all_to_all::joinDim];
+      break;
+    default:
+      break;
+  }
+  return call;
 }
 
 }  // namespace meshwork

@@ -1,8 +1,10 @@
-// Runs a program on one device: the loop over its actions.
+// Runs a program on one device: the loop over its actions. host_executor.cc for kernels that are done when they return,
+// queue_executor.cc for devices that run beside their host threads.
 #pragma once
 #include <atomic>
 #include <chrono>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -39,53 +41,77 @@ struct ProfileEvent {
 // its bound buffers or none.
 enum class Fate : int { open, committed, cancelled };
 
+// What an executor keeps of one loaded program from run to run.
+struct ProgramState {
+  virtual ~ProgramState() = default;
+};
+
 // One device's view of a run.
 struct DeviceRun {
   const Program* program = nullptr;
   std::span<CommunicatorGroup* const> groups;  // the communicator's, of each of the program's groups
+  int knownGroups = 0;                         // how many the communicator had when the program was loaded
+  std::unique_ptr<ProgramState>* state = nullptr;
   std::byte* arena = nullptr;
   std::span<std::byte* const> buffers;
   const std::byte* input = nullptr;
   std::byte* output = nullptr;
   std::atomic<Fate>* fate = nullptr;
   bool unbuffered = false;
+  int64_t timeoutMs = 0;
   std::chrono::steady_clock::time_point begin;
   std::vector<ProfileEvent>* profile = nullptr;  // null: none wanted
 };
 
-// Lives as long as the device's thread.
+// Lives as long as the device's thread, which alone calls run().
 class Executor {
  public:
   Executor(int device, Backend& backend, Communicator& communicator, Pool& pool)
       : device_(device), backend_(backend), communicator_(communicator), pool_(pool) {}
+  virtual ~Executor() = default;
 
   // Returns the first failure seen by this device; the communicator knows the run's.
-  Status run(const DeviceRun& run);
+  virtual Status run(const DeviceRun& run) = 0;
 
   const Counters& counters() const { return counters_; }  // not while a run is on
 
- private:
-  Status action(const Action& action);
-  Status segment(const Action& action);
-  bool commit();
-  void kernel(const Instruction& instruction, const int32_t* table, int tableCount);
-  Status collective(const Instruction& instruction, const int32_t* table);
-  Status transfer(const Action& action);
-  void copy(const Action& action);
+ protected:
+  // Sets the bases of all regions but slot and input; then those, for a `run` action.
+  void start(const DeviceRun& run);
+  void moveTo(const Action& action);
   Operand operand(const OperandRef& ref) const;
-  double now() const;
-  void record(int32_t op, const char* label, double begin);
+  // An instruction as its kernel sees it; the operands live until the next call. callOf() counts it too.
+  Call shapeOf(const Instruction& instruction, const Action& action);
+  Call callOf(const Instruction& instruction, const Action& action);
+  // One call for each tensor that the instruction exchanges; they live until the next call.
+  std::span<const Collective> collectivesOf(const Instruction& instruction, const Action& action);
+  CommunicatorGroup& groupOf(const Instruction& instruction, const Action& action) const;
+  Message messageOf(const Transfer& transfer) const;
+  // Before an instruction that writes what outlives the run: false when the run was cancelled before any device did.
+  bool commit();
+  // Counts a send.
+  void countSend(const Message& message);
 
   const int device_;
   Backend& backend_;
   Communicator& communicator_;
   Pool& pool_;
-  Counters counters_;
   const DeviceRun* run_ = nullptr;
   std::vector<std::byte*> bases_;  // of every region
+  int posted_ = 0;                 // sends of this run
+
+ private:
+  size_t groupIndex(const Instruction& instruction, const Action& action) const;
+
+  Counters counters_;
   std::vector<Operand> operands_;        // of the running instruction
   std::vector<Collective> collectives_;  // of the running instruction: one a tensor
-  int posted_ = 0;                 // sends of this run
 };
+
+// What a collective instruction says by itself of the tensor with a number: op, views, dims and reduction, without
+// memory, table and label.
+Collective collectiveShape(const Program& program, const Instruction& instruction, int tensor);
+
+std::unique_ptr<Executor> makeExecutor(int device, Backend& backend, Communicator& communicator, Pool& pool);
 
 }  // namespace meshwork

@@ -32,8 +32,8 @@ class Pool {
         blocks, [](const void* state, int64_t block, int thread) { (*static_cast<const Body*>(state))(block, thread); },
         &body);
   }
-  // The calling thread's scratch (index as given to body), workspaceBytes() long. Its content does not survive a kernel's
-  // call; within one, a kernel may hand results of one run() to what follows in any thread's scratch.
+  // The calling thread's scratch (index as given to body), workspaceBytes() long. Its content does not survive a
+  // kernel's call; within one, a kernel may hand results of one run() to what follows in any thread's scratch.
   std::byte* workspace(int thread) const;
 
  private:

@@ -15,7 +15,8 @@ namespace meshwork {
 
 class Backend;
 
-// Memory regions that operands name: the arena, slots whose bases a `run` gives, and (kBuffers + k) the k-th bound buffer.
+// Memory regions that operands name: the arena, slots whose bases a `run` gives, and (kBuffers + k) the k-th bound
+// buffer.
 enum Region : int32_t { kArena = 0, kSlot = 1, kBuffers = 4 };
 inline constexpr int kSlots = kBuffers - kSlot;
 
@@ -54,14 +55,14 @@ enum class ActionKind : int32_t { run = 1, transfer = 2, wait = 3, feed = 4, fet
 
 struct Action {
   ActionKind kind = ActionKind::run;
-  int32_t index = 0;        // run: segment; transfer: first of Program::transfers; wait: number of the send
-  int32_t count = 0;        // transfer: how many
+  int32_t index = 0;           // run: segment; transfer: first of Program::transfers; wait: number of the send
+  int32_t count = 0;           // transfer: how many
   int64_t slots[kSlots] = {};  // run: bytes
-  int32_t table = 0;        // run: base in the table
-  int32_t region = kArena;  // feed, fetch
-  int64_t offset = 0;       // feed, fetch: bytes in the region
-  int64_t staging = 0;      // feed, fetch: bytes in the run's input or output
-  int64_t bytes = 0;        // feed, fetch
+  int32_t table = 0;           // run: base in the table
+  int32_t region = kArena;     // feed, fetch
+  int64_t offset = 0;          // feed, fetch: bytes in the region
+  int64_t staging = 0;         // feed, fetch: bytes in the run's input or output
+  int64_t bytes = 0;           // feed, fetch
 };
 
 struct Group {
@@ -86,6 +87,9 @@ struct Program {
   std::vector<Transfer> transfers;
   int sends = 0;  // of one run
   int maxOperands = 0;
+
+  // Where what collectives need besides begins in the arena.
+  int64_t scratchBegin() const { return (arenaBytes + 255) / 256 * 256; }
 
   // The instruction's label, or its op's name.
   const char* labelOf(const Instruction& instruction) const;

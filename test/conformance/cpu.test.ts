@@ -5,6 +5,7 @@ import { MeshLayout } from "../../lib/ir/mesh.ts";
 import type { OpName } from "../../lib/ops/index.ts";
 import { Engine } from "../../lib/runtime/engine.ts";
 import { flatten, type Sym, SymBuilder } from "../../lib/tensor/trace.ts";
+import { testDevice } from "../device.ts";
 import type { Case } from "./case.ts";
 import { cases } from "./cases.ts";
 import { assertClose, toleranceOf } from "./compare.ts";
@@ -72,7 +73,7 @@ describe("CPU kernels agree with the reference", function () {
   const layout = new MeshLayout({});
   let engine: Engine;
   before(() => {
-    engine = new Engine({ device: "cpu", devices: 1, threads: 2 });
+    engine = new Engine({ device: testDevice, devices: 1, threads: 2 });
   });
   after(() => engine.close());
 

@@ -5,6 +5,7 @@ import { MeshLayout } from "../../lib/ir/mesh.ts";
 import { fuse } from "../../lib/passes/fuse.ts";
 import { Engine } from "../../lib/runtime/engine.ts";
 import { flatten, type Sym, SymBuilder } from "../../lib/tensor/trace.ts";
+import { testDevice } from "../device.ts";
 import { runOnDevices } from "./device.ts";
 import { Draw } from "./draw.ts";
 
@@ -28,7 +29,7 @@ describe("fused expressions", function () {
       const [x, y] = ["x", "y"].map((name) => b.one("input", [], { name, dtype, shape: [37, 129] })) as [Sym, Sym];
       const graph = flatten([{ name: "z", sym: chain(b, x, y) }]);
       const layout = new MeshLayout({});
-      using engine = new Engine({ device: "cpu", devices: 1, threads: 2 });
+      using engine = new Engine({ device: testDevice, devices: 1, threads: 2 });
       const [apart] = await runOnDevices(engine, layout, graph, feeds);
       let nodes = 0;
       const [together] = await runOnDevices(engine, layout, graph, feeds, new Map(), 1, (g) => {

@@ -8,6 +8,7 @@ import type { PartitionSpec } from "../../lib/ir/spec.ts";
 import { getOp, type OpName } from "../../lib/ops/index.ts";
 import { Mesh } from "../../lib/tensor/mesh.ts";
 import { Tensor } from "../../lib/tensor/tensor.ts";
+import { testDevice } from "../device.ts";
 import type { Case } from "./case.ts";
 import { cases } from "./cases.ts";
 import { assertClose, type Tolerance, toleranceOf } from "./compare.ts";
@@ -72,7 +73,7 @@ function splitTolerance(c: Case, y: Dense): Tolerance {
 describe("tensors of a mesh", function () {
   this.timeout(120_000);
   const open = (axes: Readonly<Record<string, number>>, threads: number): Promise<Mesh<string>> =>
-    Mesh.open({ device: "cpu", axes, threads, timeoutMs: 20_000 });
+    Mesh.open({ device: testDevice, axes, threads, timeoutMs: 20_000 });
   let one: Mesh<string>;
   let threaded: Mesh<string>;
   const split: Mesh<string>[] = [];

@@ -96,7 +96,7 @@ describe("errors of tensors", () => {
         /a size is a whole number from 1 on|over the limit/,
       );
     }
-    await refuses("a device", () => open({ device: "cuda" }), MeshError, /"cuda"; this build has no others/);
+    await refuses("a device", () => open({ device: "tpu" }), MeshError, /"cpu", "cuda" or "null", not "tpu"/);
     await refuses("devices", () => open({ axes: { dp: 64, tp: 64 } }), MeshError, /4096 devices is over the limit/);
     await refuses("a name", () => open({ axes: { "a b": 2 } }), MeshError, /cannot name a mesh axis/);
   });

@@ -9,6 +9,7 @@ import { fuse } from "../../lib/passes/fuse.ts";
 import { Engine } from "../../lib/runtime/engine.ts";
 import { gradients } from "../../lib/tensor/grad.ts";
 import { flatten, type Sym, SymBuilder } from "../../lib/tensor/trace.ts";
+import { testDevice } from "../device.ts";
 import { assertClose } from "../conformance/compare.ts";
 import type { Dense } from "../conformance/dense.ts";
 import { runOnDevices } from "../conformance/device.ts";
@@ -142,7 +143,7 @@ describe("random programs", function () {
   for (const axes of [{ tp: 2 }, { tp: 3 }, { dp: 2, tp: 2 }]) {
     const layout = new MeshLayout(axes);
     it(`give on ${layout} what the reference gives`, async () => {
-      using engine = new Engine({ device: "cpu", devices: layout.devices, threads: 1 });
+      using engine = new Engine({ device: testDevice, devices: layout.devices, threads: 1 });
       await fc.assert(
         fc.asyncProperty(recipe, async (drawn) => {
           const { graph, feeds } = build(drawn);

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { Mesh } from "../../lib/tensor/mesh.ts";
 import type { NamedSym } from "../../lib/tensor/trace.ts";
+import { testDevice } from "../device.ts";
 import type { Dense } from "../conformance/dense.ts";
 
 export const seed = Number(process.env.MESHWORK_FUZZ_SEED ?? 20260101);
@@ -26,7 +27,7 @@ export class Meshes {
 
   async get(axes: Readonly<Record<string, number>>): Promise<Mesh<string>> {
     const key = JSON.stringify(axes);
-    const known = this.#open.get(key) ?? (await Mesh.open({ device: "cpu", axes, threads: 1, timeoutMs: 20_000 }));
+    const known = this.#open.get(key) ?? (await Mesh.open({ device: testDevice, axes, threads: 1, timeoutMs: 20_000 }));
     this.#open.set(key, known);
     return known;
   }

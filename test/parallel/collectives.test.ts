@@ -6,6 +6,7 @@ import { MeshLayout } from "../../lib/ir/mesh.ts";
 import type { ReduceKind, ValueSpec } from "../../lib/ir/spec.ts";
 import { GraphBuilder } from "../../lib/passes/graph-builder.ts";
 import { Engine } from "../../lib/runtime/engine.ts";
+import { testDevice } from "../device.ts";
 import { assertClose, float64 } from "../conformance/compare.ts";
 import type { Dense } from "../conformance/dense.ts";
 import { localPart, runSharded } from "../conformance/device.ts";
@@ -31,7 +32,7 @@ async function exchange(
   b.graph.values[input]!.spec = from;
   b.graph.values[y]!.spec = to;
   b.graph.outputs.push({ name: "y", value: y });
-  using engine = new Engine({ device: "cpu", devices: layout.devices, threads: 1 });
+  using engine = new Engine({ device: testDevice, devices: layout.devices, threads: 1 });
   const results = await runSharded(engine, layout, b.graph, new Map([["x", x]]), 3);
   results.forEach((own, rank) => {
     assertClose(own[0]!, localPart(expected, to, layout, rank), float64, `${op} on ${layout}, device ${rank}`);

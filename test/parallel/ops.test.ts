@@ -7,6 +7,7 @@ import { replicated, type ValueSpec } from "../../lib/ir/spec.ts";
 import { getOp, type OpName } from "../../lib/ops/index.ts";
 import { Engine } from "../../lib/runtime/engine.ts";
 import { flatten, SymBuilder } from "../../lib/tensor/trace.ts";
+import { testDevice } from "../device.ts";
 import type { Case } from "../conformance/case.ts";
 import { cases } from "../conformance/cases.ts";
 import { assertClose, type Tolerance } from "../conformance/compare.ts";
@@ -109,7 +110,7 @@ describe("split operands give what whole ones give", function () {
   const engines = new Map<MeshLayout, Engine>();
   before(() => {
     for (const layout of meshes)
-      engines.set(layout, new Engine({ device: "cpu", devices: layout.devices, threads: 1 }));
+      engines.set(layout, new Engine({ device: testDevice, devices: layout.devices, threads: 1 }));
   });
   after(() => {
     for (const engine of engines.values()) engine.close();

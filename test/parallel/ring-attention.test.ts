@@ -7,6 +7,7 @@ import { replicated, type ValueSpec } from "../../lib/ir/spec.ts";
 import { shard } from "../../lib/passes/shard.ts";
 import { Engine } from "../../lib/runtime/engine.ts";
 import { flatten, SymBuilder } from "../../lib/tensor/trace.ts";
+import { testDevice } from "../device.ts";
 import { assertClose } from "../conformance/compare.ts";
 import type { Dense } from "../conformance/dense.ts";
 import { localPart, runOnDevices, type Specs } from "../conformance/device.ts";
@@ -90,7 +91,7 @@ describe("ring attention", function () {
   for (const [axes, split] of meshes) {
     const layout = new MeshLayout(axes);
     it(`over ${layout}: uneven and empty parts, marks of any order, three dtypes`, async () => {
-      const engine = new Engine({ device: "cpu", devices: layout.devices, threads: 1 });
+      const engine = new Engine({ device: testDevice, devices: layout.devices, threads: 1 });
       try {
         for (const sizes of shapes) {
           for (const dtype of ["f64", "f32", "bf16"] as const) {

@@ -6,6 +6,7 @@ import { createModel } from "../../lib/nn/load.ts";
 import { adamw } from "../../lib/optim/optimizer.ts";
 import { Mesh } from "../../lib/tensor/mesh.ts";
 import { type StepResult, trainStep } from "../../lib/train/step.ts";
+import { testDevice } from "../device.ts";
 import { Draw } from "../conformance/draw.ts";
 import { assertTrained, smallGpt2, smallLlama, type Trained, weightsOf } from "./trained.ts";
 
@@ -92,7 +93,7 @@ async function train(
   config: ModelConfig,
   { axes, microbatches, schedule = "1f1b", zero = 3, regather = "segment", sequenceParallel = "off" }: Layout,
 ): Promise<Trained> {
-  await using mesh = await Mesh.open({ device: "cpu", axes, threads: 1, timeoutMs: 20_000 });
+  await using mesh = await Mesh.open({ device: testDevice, axes, threads: 1, timeoutMs: 20_000 });
   const model = createModel(config);
   using step = await trainStep(mesh, model, {
     loss: ({ inputs, targets }) => model.loss(inputs, targets),

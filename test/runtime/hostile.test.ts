@@ -116,6 +116,8 @@ describe("runtime/addon with hostile values", () => {
     const executable = addon.executableLoad!(engine, empty, [new Int32Array()], 16, 16);
     good = {
       info: [],
+      cudaStatus: [],
+      cudaLibraries: [],
       bufferAlloc: [engine, 0, 64],
       bufferWrite: [engine, buffer, 0, new Uint8Array(8)],
       bufferRead: [engine, buffer, 0, new Uint8Array(8)],

@@ -18,11 +18,11 @@ namespace meshwork::emulator {
 
 namespace {
 
-constexpr size_t kGuard = 64;                     // bytes around every shared variable
+constexpr size_t kGuard = 64;  // bytes around every shared variable
 constexpr unsigned char kGuardByte = 0xa5;
-constexpr unsigned char kPoisonByte = 0xff;       // a NaN in every float type
+constexpr unsigned char kPoisonByte = 0xff;  // a NaN in every float type
 constexpr int kBarriers = 16;
-constexpr int kMaxKinds = 8;                      // exchanges of one warp that wait at the same time
+constexpr int kMaxKinds = 8;  // exchanges of one warp that wait at the same time
 
 std::string placeOf(const Site& site) {
   const char* slash = std::strrchr(site.file, '/');
@@ -124,8 +124,8 @@ class Machine {
       b.vote = vote;
       b.site = site;
     } else if (b.expected != expected || b.vote != vote || (id == 0 && !samePlace(b.site, site))) {
-      fail(site, "thread " + nameOf(self.index) + " is at another barrier than a thread that waits at " +
-                     placeOf(b.site));
+      fail(site,
+           "thread " + nameOf(self.index) + " is at another barrier than a thread that waits at " + placeOf(b.site));
     }
     self.predicate = predicate;
     self.site = site;
@@ -273,7 +273,7 @@ class Machine {
     uint64_t block = draw(blocks);
     for (uint64_t i = 0; i < blocks; ++i, block = (block + step) % blocks) {
       blockIdx = {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
-                            static_cast<unsigned>(block / grid.x / grid.y)};
+                  static_cast<unsigned>(block / grid.x / grid.y)};
       if (!runBlock()) return false;
     }
     return true;
@@ -289,8 +289,7 @@ class Machine {
     for (unsigned t = 0; t < live_; ++t) {
       Thread& thread = *threads_[t];
       thread.linear = t;
-      thread.index = {t % blockDim.x, t / blockDim.x % blockDim.y,
-                      t / blockDim.x / blockDim.y};
+      thread.index = {t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y};
       thread.groups.clear();
       thread.open.clear();
       thread.fiber.start([](void* self) { static_cast<Machine*>(self)->runThread(); }, this);
@@ -440,9 +439,7 @@ void* sharedVariable(const void* key, size_t bytes, size_t alignment) {
   return machine().sharedVariable(key, bytes, alignment);
 }
 void* dynamicShared() { return machine().dynamicShared(); }
-bool isShared(const void* at, size_t bytes) {
-  return machine().isShared(static_cast<const std::byte*>(at), bytes);
-}
+bool isShared(const void* at, size_t bytes) { return machine().isShared(static_cast<const std::byte*>(at), bytes); }
 
 void copyAsync(void* to, const void* from, size_t bytes, size_t filled, const Site& site) {
   if (!isShared(to, bytes)) fail(site, "an asynchronous copy to what is not shared memory");

@@ -65,8 +65,9 @@ bool launch(const Extent3& grid, const Extent3& block, size_t dynamicShared, voi
     kernel(values...);
   };
   using Kernel = decltype(body);
-  return launchGrid(grid, block, dynamicShared, reinterpret_cast<const void*>(kernel),
-                    [](const void* self) { (*static_cast<const Kernel*>(self))(); }, &body);
+  return launchGrid(
+      grid, block, dynamicShared, reinterpret_cast<const void*>(kernel),
+      [](const void* self) { (*static_cast<const Kernel*>(self))(); }, &body);
 }
 
 // The first error of this OS thread since the last call, empty for none. Kernels that were launched after an error ran.

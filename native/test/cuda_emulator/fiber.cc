@@ -123,9 +123,8 @@ void Fiber::start(Body body, void* context) {
   state->uc_stack.ss_size = kStackBytes;
   state->uc_link = nullptr;
   const auto address = reinterpret_cast<uintptr_t>(this);
-  const auto entry = +[](unsigned high, unsigned low) {
-    enter(reinterpret_cast<Fiber*>(static_cast<uintptr_t>(high) << 32 | low));
-  };
+  const auto entry =
+      +[](unsigned high, unsigned low) { enter(reinterpret_cast<Fiber*>(static_cast<uintptr_t>(high) << 32 | low)); };
   makecontext(state, reinterpret_cast<void (*)()>(entry), 2, static_cast<unsigned>(address >> 32),
               static_cast<unsigned>(address));
 #endif

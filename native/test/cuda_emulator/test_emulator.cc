@@ -131,8 +131,8 @@ void checkMultiply() {
     expected[i] = c[i] = static_cast<float>(i);
     for (int k = 0; k < depth; ++k) {
       const int row = i / 8, column = i % 8;
-      expected[i] += kType == 2 ? fa[row * 8 + k] * fb[k * 8 + column]
-                                : value(row * 16 + k, row) * value((k * 8 + column) * 3, k);
+      expected[i] +=
+          kType == 2 ? fa[row * 8 + k] * fb[k * 8 + column] : value(row * 16 + k, row) * value((k * 8 + column) * 3, k);
     }
   }
   CHECK_EQ(errorOf(1, 32, 0, multiply<kType, kLoads>, a, b, fa, fb, c), std::string());

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "core/status.h"
 
@@ -96,6 +97,7 @@ struct CublasLt {
   CublasStatus (*matmul)(Handle, Desc, const void* alpha, const void* a, Layout, const void* b, Layout,
                          const void* beta, const void* c, Layout, void* d, Layout, const CublasLtAlgo*, void* workspace,
                          size_t workspaceBytes, void* stream);
+  std::string path = "";  // of the library
 };
 
 // The library, opened at the first call; all later calls give the same. `unsupported` where there is none.

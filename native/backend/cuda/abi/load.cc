@@ -43,6 +43,7 @@ Status findCublasLt(CublasLt* api) {
   symbols.find("cublasLtMatmulPreferenceSetAttribute", &api->preferenceSet);
   symbols.find("cublasLtMatmulAlgoGetHeuristic", &api->heuristic);
   symbols.find("cublasLtMatmul", &api->matmul);
+  api->path = library.path;
   return symbols.status();
 }
 
@@ -60,6 +61,7 @@ Status findNvrtc(Nvrtc* api) {
   symbols.find("nvrtcGetCUBIN", &api->getCubin);
   symbols.find("nvrtcGetProgramLogSize", &api->getLogSize);
   symbols.find("nvrtcGetProgramLog", &api->getLog);
+  api->path = library.path;
   return symbols.status();
 }
 
@@ -74,6 +76,7 @@ Status findDriver(Driver* api) {
   symbols.find("cuLaunchKernel", &api->launchKernel);
   symbols.find("cuGetErrorString", &api->getErrorString);
   symbols.find("cuDriverGetVersion", &api->driverGetVersion);
+  api->path = library.path;
   return symbols.status();
 }
 

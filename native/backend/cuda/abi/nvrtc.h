@@ -2,6 +2,7 @@
 // Hand-declared; where the headers are found, verify_nvrtc.cc holds these declarations against them.
 #pragma once
 #include <cstddef>
+#include <string>
 
 #include "core/status.h"
 
@@ -18,6 +19,7 @@ struct Nvrtc {
   int (*getCubin)(void* program, char* cubin);
   int (*getLogSize)(void* program, size_t* bytes);
   int (*getLog)(void* program, char* log);
+  std::string path = "";  // of the library
 };
 
 // libcuda.so.1: of the driver, whose context the CUDA runtime has made current.
@@ -29,6 +31,7 @@ struct Driver {
                       unsigned blockZ, unsigned sharedBytes, void* stream, void** arguments, void** extra);
   int (*getErrorString)(int result, const char** text);
   int (*driverGetVersion)(int* version);
+  std::string path = "";  // of the library
 };
 
 // Opened at the first call; all later calls give the same. `unsupported` where there is none.

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "test/cuda_emulator/emulator.h"
+#include "test/cuda_emulator/runtime.h"
 
 #define __global__ static
 #define __device__
@@ -265,39 +266,3 @@ inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 inline float min(float a, float b) { return std::fmin(a, b); }
 inline float max(float a, float b) { return std::fmax(a, b); }
-
-// ---- the run-time library: as much as starting a kernel takes; everything happens at once ----
-
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorLaunchFailure = 719 };
-using cudaStream_t = struct CUstream_st*;
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-
-struct cudaLaunchAttribute;
-struct cudaLaunchConfig_t {
-  dim3 gridDim, blockDim;
-  size_t dynamicSmemBytes;
-  cudaStream_t stream;
-  cudaLaunchAttribute* attrs;
-  unsigned numAttrs;
-};
-
-inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
-  const bool allowed = ::meshwork::emulator::allowDynamicShared(kernel, static_cast<size_t>(bytes));
-  return allowed ? cudaSuccess : cudaErrorInvalidValue;
-}
-template <class... Parameters, class... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
-                               Arguments&&... arguments) {
-  const bool ran = ::meshwork::emulator::launch(config->gridDim, config->blockDim, config->dynamicSmemBytes, kernel,
-                                                std::forward<Arguments>(arguments)...);
-  return ran ? cudaSuccess : cudaErrorLaunchFailure;
-}
-inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
-  if (bytes > 0) std::memset(to, value, bytes);
-  return cudaSuccess;
-}
-enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0 };
-inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = cudaStreamCaptureStatusNone;
-  return cudaSuccess;
-}

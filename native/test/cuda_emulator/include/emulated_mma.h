@@ -74,8 +74,8 @@ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const me
   const MmaOffer offer{c, a, b};
   float result[4];
   meshwork::emulator::exchange(
-      0xffffffffu, &kind, &offer, result,
-      [](const meshwork::emulator::Exchange& e) { multiply(e, kDepth, At{}); }, site);
+      0xffffffffu, &kind, &offer, result, [](const meshwork::emulator::Exchange& e) { multiply(e, kDepth, At{}); },
+      site);
   std::memcpy(c, result, sizeof result);
 }
 

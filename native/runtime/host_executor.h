@@ -1,0 +1,21 @@
+// The executor of devices whose kernels are done when they return.
+#pragma once
+#include "runtime/executor.h"
+
+namespace meshwork {
+
+class HostExecutor final : public Executor {
+ public:
+  using Executor::Executor;
+  Status run(const DeviceRun& run) override;
+
+ private:
+  Status action(const Action& action);
+  Status segment(const Action& action);
+  Status transfer(const Action& action);
+  void copy(const Action& action);
+  double now() const;
+  void record(int32_t op, const char* label, double begin);
+};
+
+}  // namespace meshwork
