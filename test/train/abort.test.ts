@@ -2,22 +2,30 @@
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AbortedError } from "../../lib/core/errors.ts";
+import { parseModelConfig } from "../../lib/nn/config.ts";
+import { createModel } from "../../lib/nn/load.ts";
 import { Mesh } from "../../lib/tensor/mesh.ts";
 import { trainStep } from "../../lib/train/step.ts";
-import { smallBatch, smallModel, smallOptions } from "../errors/small.ts";
+import { smallBatch, smallConfig, smallModel, smallOptions } from "../errors/small.ts";
 
 const steps = 6;
+// Large enough that a step takes some milliseconds.
+const [samples, tokens] = [8, 64];
+const config = parseModelConfig({ ...smallConfig, n_positions: tokens, n_embd: 64, n_layer: 4 });
+const ids = Int32Array.from({ length: samples * tokens }, (_, i) => (i * 5) % 16);
+const batch = { inputs: ids, targets: ids.map((id) => (id + 5) % 16) };
 
 async function lossesOf(axes: Readonly<Record<string, number>>, disturbed: boolean): Promise<[number[], number]> {
   await using mesh = await Mesh.open({ axes, threads: 1 });
-  const model = smallModel();
-  using step = await trainStep(mesh, model, smallOptions(model));
+  const model = createModel(config);
+  const options = smallOptions(model, { batchSize: samples, batch: model.batchFields(tokens) });
+  using step = await trainStep(mesh, model, options);
   const losses: number[] = [];
   let aborted = 0;
   for (let attempt = 0; losses.length < steps; attempt++) {
     const done = step.step;
     const abort = new AbortController();
-    const running = step.run(smallBatch(), { signal: abort.signal });
+    const running = step.run(batch, { signal: abort.signal });
     // From at once to some time behind the end.
     if (disturbed && attempt % 8 !== 7) {
       if (attempt % 8 > 0) await sleep((attempt % 8) / 2);
