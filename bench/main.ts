@@ -1,4 +1,5 @@
-// The benchmarks: npm run bench [-- ops collectives steps compiling overhead timer schedules checkpoints] prints tables and writes them to results/.
+// The benchmarks: npm run bench [-- ops collectives steps compiling overhead timer schedules checkpoints] prints tables
+// and writes them to results/.
 import { benchCheckpoints } from "./checkpoints.ts";
 import { benchCollectives } from "./collectives.ts";
 import { benchCompiling } from "./compiling.ts";

@@ -28,8 +28,9 @@ function run(command, args) {
 }
 
 /**
- * MESHWORK_CUDA=1 or 0 asks for the CUDA backend or for none; MESHWORK_CUDA_ARCHITECTURES is such as "80;90a;90-virtual".
- * With --tests it is compiled wherever nvcc is, for one architecture, or for all with MESHWORK_LONG=1.
+ * MESHWORK_CUDA=1 or 0 asks for the CUDA backend or for none; MESHWORK_CUDA_ARCHITECTURES is such as
+ * "80;90a;90-virtual". With --tests it is compiled wherever nvcc is, for one architecture, or for all with
+ * MESHWORK_LONG=1.
  */
 function cudaOptions(env) {
   const testing = options.tests && has("nvcc");

@@ -8,7 +8,9 @@ export interface LayerRules {
   /** The tree's folder, relative to the repository. */
   readonly folder: string;
   readonly language: "ts" | "c++";
-  /** Top to bottom. Folders of one row may import each other, but not in a circle; the longest path that fits counts. */
+  /**
+   * Top to bottom. Folders of one row may import each other, but not in a circle; the longest path that fits counts.
+   */
   readonly layers: readonly (readonly string[])[];
   /** Downward imports that are not wanted all the same. */
   readonly forbidden: readonly (readonly [from: string, to: string])[];

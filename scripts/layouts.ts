@@ -1,4 +1,5 @@
-// Writes the composition matrix of docs/LAYOUTS.md: trains every model in every layout, beside one device. Takes minutes.
+// Writes the composition matrix of docs/LAYOUTS.md: trains every model in every layout, beside one device. Takes
+// minutes.
 import { writeFileSync } from "node:fs";
 import {
   cellText,

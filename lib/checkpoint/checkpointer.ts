@@ -60,8 +60,8 @@ export class Checkpointer implements AsyncDisposable {
   }
 
   /**
-   * Saves a state as it is at the call, or rather after the runs that were queued before. Resolves when it is copied: steps may
-   * go on, while native threads write. Waits first for an earlier save that is still being written.
+   * Saves a state as it is at the call, or rather after the runs that were queued before. Resolves when it is copied:
+   * steps may go on, while native threads write. Waits first for an earlier save that is still being written.
    * @throws {AbortedError} when the signal fires before it is on the disk; what is there stays.
    */
   async save(state: CheckpointState, options: { readonly signal?: AbortSignal } = {}): Promise<PendingSave> {

@@ -1,4 +1,5 @@
-// Folders of checkpoints: `step-00000100`, ..., a file `latest` with the name of one, and leftovers of interrupted saves.
+// Folders of checkpoints: `step-00000100`, ..., a file `latest` with the name of one, and leftovers of interrupted
+// saves.
 import { readdir, readFile, stat } from "node:fs/promises";
 import path from "node:path";
 import { CheckpointError, isSystemError, systemReason } from "../core/errors.ts";

@@ -1,4 +1,5 @@
-// Tensors of anything that holds weights, by name: checkpoints, model folders, single files; and how two of them differ.
+// Tensors of anything that holds weights, by name: checkpoints, model folders, single files; and how two of them
+// differ.
 import { stat } from "node:fs/promises";
 import path from "node:path";
 import { setImmediate } from "node:timers/promises";

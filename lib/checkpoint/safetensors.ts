@@ -178,7 +178,8 @@ export class Weights implements Disposable {
   }
 
   /**
-   * Opens a .safetensors file, or a folder's model.safetensors or model.safetensors.index.json, and checks every header.
+   * Opens a .safetensors file, or a folder's model.safetensors or model.safetensors.index.json, and checks every
+   * header.
    * @throws {CheckpointError} naming the file, and the tensor, for what is missing or malformed.
    */
   static async open(fileOrFolder: string): Promise<Weights> {

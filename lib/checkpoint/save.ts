@@ -42,8 +42,8 @@ export interface SaveOptions {
 }
 
 /**
- * Saves a state to a new folder `step-...` in a folder of checkpoints, which is made where it is missing; what was there
- * before stays whole until this is on the disk. Resolves when it is.
+ * Saves a state to a new folder `step-...` in a folder of checkpoints, which is made where it is missing; what was
+ * there before stays whole until this is on the disk. Resolves when it is.
  * @throws {FileError} where the disk refuses, {AbortedError} after the signal; nothing of it is left then.
  */
 export async function saveCheckpoint(

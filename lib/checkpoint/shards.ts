@@ -63,8 +63,8 @@ export interface ShardPlan {
 }
 
 /**
- * Gives every cell to one of the devices that hold it, the one with the fewest bytes so far. Throws CheckpointError for two
- * tensors of one name.
+ * Gives every cell to one of the devices that hold it, the one with the fewest bytes so far. Throws CheckpointError for
+ * two tensors of one name.
  */
 export function planShards(state: CheckpointState): ShardPlan {
   const { store, layout } = state.mesh;

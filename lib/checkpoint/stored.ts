@@ -68,8 +68,8 @@ export class StoredCheckpoint implements Disposable {
   }
 
   /**
-   * Reads tensors (all of them by default) from the disk, each byte once, and compares digests: of whole files where all
-   * of their tensors are read, else of each tensor. Rejects with CheckpointError naming file and tensor.
+   * Reads tensors (all of them by default) from the disk, each byte once, and compares digests: of whole files where
+   * all of their tensors are read, else of each tensor. Rejects with CheckpointError naming file and tensor.
    */
   async read(
     options: { readonly tensors?: readonly StoredTensor[]; readonly signal?: AbortSignal | undefined } = {},

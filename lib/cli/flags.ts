@@ -227,7 +227,8 @@ export function parseNumbers(value: unknown, count?: number): number[] | undefin
 }
 
 /**
- * Reads a command line: `--flag value`, `--flag=value`, and `--config FILE`, whose values stand where the line has none.
+ * Reads a command line: `--flag value`, `--flag=value`, and `--config FILE`, whose values stand where the line has
+ * none.
  * @throws {UsageError} for unknown flags and keys, with the nearest known one, and values that are not as expected.
  */
 export function parseFlags<Table extends FlagTable>(table: Table, args: readonly string[]): ParsedFlags<Table> {

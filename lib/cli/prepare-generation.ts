@@ -22,7 +22,10 @@ export interface PreparedGeneration {
   readonly sample: Sampler;
 }
 
-/** Reads and checks what is needed. @throws {UsageError} for flags that are missing or contradict; ConfigError, DataError. */
+/**
+ * Reads and checks what is needed. @throws {UsageError} for flags that are missing or contradict; ConfigError,
+ * DataError.
+ */
 export async function prepareGeneration(options: GenerateOptions): Promise<PreparedGeneration> {
   const folder = await modelFolder(options.model);
   const { config } = await readModelConfig(folder);

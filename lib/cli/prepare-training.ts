@@ -56,7 +56,8 @@ type ModelSource =
 
 /**
  * Decides all settings, reads the data and checks that they fit each other.
- * @throws {UsageError} for flags that contradict each other; ConfigError, DataError, CheckpointError for what they name.
+ * @throws {UsageError} for flags that contradict each other; ConfigError, DataError, CheckpointError for what they
+ * name.
  */
 export async function prepareTraining(options: TrainOptions): Promise<PreparedTraining> {
   const source = await findModel(options);

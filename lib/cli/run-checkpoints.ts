@@ -1,4 +1,5 @@
-// The checkpoints of a run of `meshwork train`: when they are saved, what they record, going on from one, going back to one.
+// The checkpoints of a run of `meshwork train`: when they are saved, what they record, going on from one, going back to
+// one.
 import path from "node:path";
 import { Checkpointer } from "../checkpoint/checkpointer.ts";
 import { listFolder } from "../checkpoint/folder.ts";

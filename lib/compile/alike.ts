@@ -1,5 +1,6 @@
-// Microbatches of different sizes have graphs of their own, but add their results up in the same cells: so the results of all
-// sizes must lie alike. Sharding may not give that by itself (a dim of one sample is not summed, sizes decide whose wish wins).
+// Microbatches of different sizes have graphs of their own, but add their results up in the same cells: so the results
+// of all sizes must lie alike. Sharding may not give that by itself (a dim of one sample is not summed, sizes decide
+// whose wish wins).
 import { PlanError } from "../core/errors.ts";
 import { sameShape } from "../core/shape.ts";
 import type { Graph, Value } from "../ir/graph.ts";

@@ -1,11 +1,14 @@
-// Compiles steps without holding up the event loop: small ones at once, large ones in a worker thread, one after the other.
+// Compiles steps without holding up the event loop: small ones at once, large ones in a worker thread, one after the
+// other.
 import { Worker } from "node:worker_threads";
 import { AbortedError, DeviceError } from "../core/errors.ts";
 import { type CompileReply, type CompileRequest, receivedError, toRequest } from "./messages.ts";
 import { type PassOptions, verifyByDefault } from "./passes.ts";
 import { type CompiledStep, compileStep, graphsOf, type StepOptions, type StepSource } from "./step.ts";
 
-/** Most nodes of a step, over all its graphs and devices, that is compiled on the calling thread: some ten milliseconds. */
+/**
+ * Most nodes of a step, over all its graphs and devices, that is compiled on the calling thread: some ten milliseconds.
+ */
 export const inlineNodes = 200;
 
 /** The worker is ended when it has had nothing to do for so long. */
@@ -18,8 +21,8 @@ const workerFile = new URL(
 );
 
 /**
- * Compiles a step: a small one before this returns, so that what follows in the same task comes after it. Throws or rejects
- * with what compileStep() throws; rejects with AbortedError when the signal fires first.
+ * Compiles a step: a small one before this returns, so that what follows in the same task comes after it. Throws or
+ * rejects with what compileStep() throws; rejects with AbortedError when the signal fires first.
  */
 export function compile(
   source: StepSource,

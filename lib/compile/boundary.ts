@@ -1,4 +1,5 @@
-// What crosses between stages. Microbatches of different sizes may have other values that do: their tags tell them apart.
+// What crosses between stages. Microbatches of different sizes may have other values that do: their tags tell them
+// apart.
 import type { Graph } from "../ir/graph.ts";
 import type { BoundaryValue } from "../passes/actions.ts";
 import { type Crossing, crossingsOf } from "../passes/stage.ts";

@@ -1,4 +1,5 @@
-// Depositing a microbatch's result in its cell: where one instruction alone makes the result, it writes the cell itself.
+// Depositing a microbatch's result in its cell: where one instruction alone makes the result, it writes the cell
+// itself.
 import type { View } from "../ir/lowering.ts";
 import { elementOps } from "../ops/kernels.ts";
 import { isContiguous, type Instruction, type ProgramBuilder } from "../passes/lower.ts";
@@ -7,7 +8,9 @@ import { elementType } from "./element-type.ts";
 /** Flag of the matmul kernel: add to what the result's memory holds. */
 const accumulateFlag = 1;
 
-/** Puts results into cells, once a run ("store") or adding up over microbatches ("add"; cells are then zeroed first). */
+/**
+ * Puts results into cells, once a run ("store") or adding up over microbatches ("add"; cells are then zeroed first).
+ */
 export class Depositor {
   readonly #program: ProgramBuilder;
   readonly #mode: "store" | "add";

@@ -10,7 +10,10 @@ export interface ExpertReserve {
   readonly rows: number;
   /** As many as it brings itself: what it gets where experts are used evenly. */
   readonly evenRows: number;
-  /** Bytes of all buffers of such rows (some lie in the same memory one after the other), and their share where use is even. */
+  /**
+   * Bytes of all buffers of such rows (some lie in the same memory one after the other), and their share where use is
+   * even.
+   */
   readonly bytes: number;
   readonly evenBytes: number;
 }

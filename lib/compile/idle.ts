@@ -6,8 +6,8 @@ import type { RoleInput } from "./role.ts";
 import { sequenceAxis } from "./sequence.ts";
 
 /**
- * What fsdp splits beside samples is split in memory only: every device works on it whole. Parts that go round a ring are
- * another's.
+ * What fsdp splits beside samples is split in memory only: every device works on it whole. Parts that go round a ring
+ * are another's.
  */
 function isWork(axis: string): boolean {
   return axis !== "fsdp" && shiftsOf(axis) === 0;

@@ -25,9 +25,14 @@ export interface PassOptions {
   readonly prefetch?: number;
   /** Called with the graph after every pass, for printing. */
   readonly onPass?: (name: string, graph: Graph) => void;
-  /** Checks the graph before the first pass and after each; by default only where MESHWORK_VERIFY=1 (as tests set it). */
+  /**
+   * Checks the graph before the first pass and after each; by default only where MESHWORK_VERIFY=1 (as tests set it).
+   */
   readonly verify?: boolean;
-  /** Told the seconds that each stage of compiling took: "trace", the passes' names, "stage", "lower", "memory", "encode", ... */
+  /**
+   * Told the seconds that each stage of compiling took: "trace", the passes' names, "stage", "lower", "memory",
+   * "encode", ...
+   */
   readonly onTime?: (stage: string, seconds: number) => void;
 }
 

@@ -1,5 +1,5 @@
-// A role: what all devices run that have the same stages and the same local shapes. Its segments are lowered once; tables,
-// groups and peers differ per device.
+// A role: what all devices run that have the same stages and the same local shapes. Its segments are lowered once;
+// tables, groups and peers differ per device.
 import { dtypeSize } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";

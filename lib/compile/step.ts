@@ -49,21 +49,25 @@ export interface Cell {
 }
 
 /**
- * What to compile: plain data, so that it can be sent to a worker. Graphs have global shapes of one microbatch and name cells
- * and inputs by `input` nodes.
+ * What to compile: plain data, so that it can be sent to a worker. Graphs have global shapes of one microbatch and name
+ * cells and inputs by `input` nodes.
  */
 export interface StepSource {
   readonly inputs: readonly StepInput[];
-  /** Graphs of a microbatch, by its number of samples (all of microbatchSizes()); outputs are added up in cells of their names. */
+  /**
+   * Graphs of a microbatch, by its number of samples (all of microbatchSizes()); outputs are added up in cells of their
+   * names.
+   */
   readonly micro: ReadonlyMap<number, Graph>;
   /**
-   * Runs over all microbatches before the first: graphs (by samples) whose outputs are added up in cells, and one that turns
-   * those cells into others (`outputs` become cells of their names), which the microbatches read. On the stage of `at`'s cell.
+   * Runs over all microbatches before the first: graphs (by samples) whose outputs are added up in cells, and one that
+   * turns those cells into others (`outputs` become cells of their names), which the microbatches read. On the stage of
+   * `at`'s cell.
    */
   readonly prologue?: { readonly graphs: ReadonlyMap<number, Graph>; readonly close: Graph; readonly at: string };
   /**
-   * After the last microbatch, from cells, inputs and parameters to results: written as if for one device; it is cut into
-   * stages (lib/passes/close.ts) once it is known where cells lie.
+   * After the last microbatch, from cells, inputs and parameters to results: written as if for one device; it is cut
+   * into stages (lib/passes/close.ts) once it is known where cells lie.
    */
   readonly closing: Graph;
 }
@@ -187,7 +191,9 @@ export function microbatchSizes(batchSize: number, microbatches: number): number
   return Array.from({ length: microbatches }, (_, m) => base + (m < batchSize - base * microbatches ? 1 : 0));
 }
 
-/** Compiles a step for every device of the mesh. Throws PlanError for what cannot be run, before anything is allocated. */
+/**
+ * Compiles a step for every device of the mesh. Throws PlanError for what cannot be run, before anything is allocated.
+ */
 export function compileStep(given: StepSource, options: StepOptions): CompiledStep {
   const { layout, batchSize, microbatches } = options;
   const sizes = microbatchSizes(batchSize, microbatches);
@@ -274,8 +280,8 @@ function compilePrologue(
 }
 
 /**
- * Cells of the microbatches' results; those that any stage can make are the last one's. Throws PlanError for one whose stage
- * depends on the microbatch's size.
+ * Cells of the microbatches' results; those that any stage can make are the last one's. Throws PlanError for one whose
+ * stage depends on the microbatch's size.
  */
 function cellsOf(micro: ReadonlyMap<number, MicroGraph>, deviceOfStage: readonly number[]): Cell[] {
   const [first, ...rest] = [...micro.values()];

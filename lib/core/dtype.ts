@@ -1,6 +1,8 @@
 // Element types: names, codes, sizes, and conversion of JavaScript numbers to and from their storage.
 
-/** Element type of a tensor. `bool` is stored as a byte 0 or 1; `bf16` and `f16` travel to JavaScript as Uint16Array. */
+/**
+ * Element type of a tensor. `bool` is stored as a byte 0 or 1; `bf16` and `f16` travel to JavaScript as Uint16Array.
+ */
 export type DType = "f32" | "f64" | "bf16" | "f16" | "i32" | "bool";
 
 /** Every dtype; the index is the code in programs (native/core/dtype.h). */

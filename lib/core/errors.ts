@@ -135,7 +135,9 @@ export class AbortedError extends MeshworkError {
   }
 }
 
-/** A file or folder that cannot be read or written: permission, disk full, not a folder; `details` has path and errno. */
+/**
+ * A file or folder that cannot be read or written: permission, disk full, not a folder; `details` has path and errno.
+ */
 export class FileError extends MeshworkError {
   constructor(message: string, options?: ErrorOptionsWithDetails) {
     super("ERR_FILE", message, options);

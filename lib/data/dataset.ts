@@ -38,8 +38,8 @@ export const DEFAULT_VALIDATION_FRACTION: Readonly<Record<SampleOrder, number>> 
  * Batches of samples of T inputs and the T tokens that follow them.
  *
  * `sequential`: sample b of step s reads tokens from (s * B + b) * T on; a fraction to hold out is taken from the end.
- * `shuffle`: the stream is cut into samples, some spread evenly over it are held out (the same for every seed), and each
- * epoch visits all others once, in an order that depends on the seed and the epoch alone.
+ * `shuffle`: the stream is cut into samples, some spread evenly over it are held out (the same for every seed), and
+ * each epoch visits all others once, in an order that depends on the seed and the epoch alone.
  */
 export class Dataset {
   readonly seqLen: number;

@@ -1,4 +1,5 @@
-// Text generation by recomputing the whole context for every token: simple, right under every mesh, slow for long texts.
+// Text generation by recomputing the whole context for every token: simple, right under every mesh, slow for long
+// texts.
 import type { StorageArray } from "../core/dtype.ts";
 import { DataError } from "../core/errors.ts";
 import type { LanguageModel } from "../nn/language-model.ts";

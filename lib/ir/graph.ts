@@ -13,8 +13,8 @@ export interface TensorType {
 export type Params = Readonly<Record<string, unknown>>;
 
 /**
- * Which part of a training step a node belongs to. "weights": the part of the backward that leads to parameters' gradients
- * only, to no activation's.
+ * Which part of a training step a node belongs to. "weights": the part of the backward that leads to parameters'
+ * gradients only, to no activation's.
  */
 export type Phase = "forward" | "backward" | "weights" | "update";
 

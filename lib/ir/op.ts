@@ -13,28 +13,33 @@ export interface FactorMap {
   readonly inputs: readonly (readonly (string | null)[])[];
   readonly outputs: readonly (readonly (string | null)[])[];
   /**
-   * How outputs combine when a factor absent from them is split (default sum). A list gives one kind per output; null there:
-   * this output does not become partial (it must then not depend on the factor).
+   * How outputs combine when a factor absent from them is split (default sum). A list gives one kind per output; null
+   * there: this output does not become partial (it must then not depend on the factor).
    */
   readonly reduce?: Readonly<Record<string, ReduceKind | readonly (ReduceKind | null)[]>>;
-  /** These factors may be split over k ranks only when the number given is a multiple of k (the major dim of a reshape). */
+  /**
+   * These factors may be split over k ranks only when the number given is a multiple of k (the major dim of a reshape).
+   */
   readonly divisible?: Readonly<Record<string, number>>;
   /** Factors along which an index has a meaning (iota, the rows of a table): such dims cannot be reordered. */
   readonly ordered?: readonly string[];
-  /** Factors of dims that are never split, yet go together when they are reordered (a row of softmax, keys of attention). */
+  /**
+   * Factors of dims that are never split, yet go together when they are reordered (a row of softmax, keys of
+   * attention).
+   */
   readonly unsplit?: Pick<FactorMap, "inputs" | "outputs">;
   /**
-   * Of ops on rows that were dispatched to experts (ValueSpec.routed). `rows`: factors of the rows, by which only rows that
-   * lie in a device's own order may be split. `groups`: the factor of experts; rows that have travelled meet the experts of
-   * their ranks only, so that no sum over that factor is left to do.
+   * Of ops on rows that were dispatched to experts (ValueSpec.routed). `rows`: factors of the rows, by which only rows
+   * that lie in a device's own order may be split. `groups`: the factor of experts; rows that have travelled meet the
+   * experts of their ranks only, so that no sum over that factor is left to do.
    */
   readonly routed?: { readonly rows: readonly string[]; readonly groups: string };
 }
 
 /**
- * How partial (not yet summed) inputs may flow through: "joint": f(a+a', b+b') = f(a,b) + f(a',b'), all inputs partial over the same
- * axes at once; a list of input indices: linear in each of those alone, one may be partial while the others are whole;
- * "none": inputs must be whole.
+ * How partial (not yet summed) inputs may flow through: "joint": f(a+a', b+b') = f(a,b) + f(a',b'), all inputs partial
+ * over the same axes at once; a list of input indices: linear in each of those alone, one may be partial while the
+ * others are whole; "none": inputs must be whole.
  */
 export type Linearity = "joint" | "none" | readonly number[];
 
@@ -44,8 +49,8 @@ export interface ShardingRule<P> {
   readonly linear: Linearity;
   /**
    * Replaces the op by a subgraph when inputs are split in a way the kernel cannot take (cross-entropy over a split
-   * vocabulary), or in a way that a local subgraph of ops and collectives does better (attention over a split sequence);
-   * null where the factors suffice.
+   * vocabulary), or in a way that a local subgraph of ops and collectives does better (attention over a split
+   * sequence); null where the factors suffice.
    */
   decompose?<V>(
     b: Builder<V>,
@@ -65,8 +70,8 @@ export interface LocalBuilder<V> {
   /** The value summed where it is partial, and split like this. */
   split(value: V, dims: readonly (readonly string[])[]): V;
   /**
-   * One op on operands as they lie, with results that lie as given: nothing is inserted, so that the rule answers for what
-   * it means. A dim is as long as all ranks' parts together.
+   * One op on operands as they lie, with results that lie as given: nothing is inserted, so that the rule answers for
+   * what it means. A dim is as long as all ranks' parts together.
    */
   emit(op: string, inputs: readonly V[], params: Params, specs: readonly ValueSpec[]): V[];
   /** emit() of an op with one operand and result, which is made once for all who ask, beside its operand. */

@@ -1,4 +1,5 @@
-// How a value is split over a mesh: PartitionSpec for users, ValueSpec inside the compiler, and the arithmetic of shards.
+// How a value is split over a mesh: PartitionSpec for users, ValueSpec inside the compiler, and the arithmetic of
+// shards.
 import type { Shape } from "../core/shape.ts";
 
 /**
@@ -11,9 +12,9 @@ export type PartitionSpec<Axis extends string = string> = readonly (Axis | reado
 export type ReduceKind = "sum" | "max" | "min";
 
 /**
- * The compiler's spec. An axis written with a trailing `*` ("dp*") splits samples of a microbatch: there the owner of the
- * remainder rotates with the microbatch, so that over a step every rank gets its share. "cp@2" is "cp" after two shifts
- * round the ring: each rank holds the part of the rank two before it.
+ * The compiler's spec. An axis written with a trailing `*` ("dp*") splits samples of a microbatch: there the owner of
+ * the remainder rotates with the microbatch, so that over a step every rank gets its share. "cp@2" is "cp" after two
+ * shifts round the ring: each rank holds the part of the rank two before it.
  */
 export interface ValueSpec {
   /** For each dim, the axes that split it, outermost first. */
@@ -21,8 +22,8 @@ export interface ValueSpec {
   /** Axes over whose ranks the value is the sum (max, min) of the ranks' tensors. */
   readonly partial: Readonly<Record<string, ReduceKind>>;
   /**
-   * Set for rows that were dispatched to experts, and what belongs to them: they lie in an order of the device's own, and
-   * over these axes with the ranks that have their experts. Such values cannot be resharded along their rows.
+   * Set for rows that were dispatched to experts, and what belongs to them: they lie in an order of the device's own,
+   * and over these axes with the ranks that have their experts. Such values cannot be resharded along their rows.
    */
   readonly routed?: readonly string[];
 }
@@ -113,9 +114,9 @@ function splitOnce(n: number, parts: number, rank: number, turn: number): Interv
 }
 
 /**
- * The part of a dim of size n that a place holds: the first n mod k ranks hold one element more, parts may be empty; with
- * several axes, each part is split again. For a "*" axis the remainder's first owner is the microbatch's number, so that
- * owners rotate (outer axis first).
+ * The part of a dim of size n that a place holds: the first n mod k ranks hold one element more, parts may be empty;
+ * with several axes, each part is split again. For a "*" axis the remainder's first owner is the microbatch's number,
+ * so that owners rotate (outer axis first).
  */
 export function shardInterval(
   n: number,

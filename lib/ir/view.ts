@@ -59,7 +59,9 @@ export interface ReshapeGroup {
   readonly to: readonly number[];
 }
 
-/** Splits a reshape (of a shape without empty dims) into the smallest groups. A lone dim of size 1 is a group by itself. */
+/**
+ * Splits a reshape (of a shape without empty dims) into the smallest groups. A lone dim of size 1 is a group by itself.
+ */
 export function reshapeGroups(from: Shape, to: Shape): ReshapeGroup[] {
   const groups: ReshapeGroup[] = [];
   let i = 0;

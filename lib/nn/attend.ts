@@ -4,8 +4,8 @@ import type { Tensor } from "../tensor/tensor.ts";
 import type { Dropout } from "./layers.ts";
 
 /**
- * Causal attention of q [b, t, g, r, d] to k [b, t, g, d] and v [b, t, g, e]: [b, t, g, r, e]. Dropout that acts needs the
- * probabilities, t x t for each head, which are then stored; otherwise they never are.
+ * Causal attention of q [b, t, g, r, d] to k [b, t, g, d] and v [b, t, g, e]: [b, t, g, r, e]. Dropout that acts needs
+ * the probabilities, t x t for each head, which are then stored; otherwise they never are.
  */
 export function attendCausally(q: Tensor, k: Tensor, v: Tensor, dropout: Dropout): Tensor {
   if (dropout.probability === 0 || !dropout.training) return attention(q, k, v);

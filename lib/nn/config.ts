@@ -59,8 +59,8 @@ export interface ExpertsConfig {
   /** Numbers of layers that have a dense feed-forward instead (`mlp_only_layers`). */
   readonly denseLayers?: readonly number[];
   /**
-   * In training an expert takes at most this factor times its even share of a sample's choices, the tokens' first choices
-   * first; others are dropped, and counted in the loss term `dropped`. Absent: none is dropped.
+   * In training an expert takes at most this factor times its even share of a sample's choices, the tokens' first
+   * choices first; others are dropped, and counted in the loss term `dropped`. Absent: none is dropped.
    */
   readonly capacityFactor?: number;
 }

@@ -1,5 +1,5 @@
-// A mixture of experts (Shazeer et al. 2017): a router picks the best few of several feed-forward layers for each token, and
-// only those see it. Dims: b samples, t tokens, w width, e experts, k choices of a token, f inner width.
+// A mixture of experts (Shazeer et al. 2017): a router picks the best few of several feed-forward layers for each
+// token, and only those see it. Dims: b samples, t tokens, w width, e experts, k choices of a token, f inner width.
 import { expectObject } from "../core/check.ts";
 import { iota, topk } from "../tensor/functions.ts";
 import { Parameter } from "../tensor/parameter.ts";

@@ -1,4 +1,5 @@
-// GPT-2 (Radford et al. 2019). Dims: b samples, t tokens, w width, c query/key/value, h heads, d head width, f inner width.
+// GPT-2 (Radford et al. 2019). Dims: b samples, t tokens, w width, c query/key/value, h heads, d head width, f inner
+// width.
 import { expectObject } from "../core/check.ts";
 import { iota } from "../tensor/functions.ts";
 import type { Initial } from "../tensor/parameter.ts";

@@ -32,7 +32,9 @@ export interface ProjectionOptions {
   readonly weight?: Parameter;
 }
 
-/** y[..., rest] = sum over `over` of x[..., over] weight[dims] (+ bias[rest]); `rest` are the dims left, in their order. */
+/**
+ * y[..., rest] = sum over `over` of x[..., over] weight[dims] (+ bias[rest]); `rest` are the dims left, in their order.
+ */
 export class Projection extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter | undefined;
@@ -177,8 +179,9 @@ export const stepInput = {
 } as const;
 
 /**
- * In training, zeroes elements with probability p and scales the others by 1 / (1 - p). Dim 0 of the argument is the sample:
- * what is dropped depends on seed, step, the module's path, the call's ordinal and the element's place in the global batch.
+ * In training, zeroes elements with probability p and scales the others by 1 / (1 - p). Dim 0 of the argument is the
+ * sample: what is dropped depends on seed, step, the module's path, the call's ordinal and the element's place in the
+ * global batch.
  */
 export class Dropout extends Module {
   readonly probability: number;

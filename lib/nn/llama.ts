@@ -1,5 +1,5 @@
-// Llama (Touvron et al. 2023), Mistral and Mixtral. Dims: b samples, t tokens, w width, g key-value groups, r query heads of a group,
-// d head width, f inner width, v vocabulary.
+// Llama (Touvron et al. 2023), Mistral and Mixtral. Dims: b samples, t tokens, w width, g key-value groups, r query
+// heads of a group, d head width, f inner width, v vocabulary.
 import { expectObject } from "../core/check.ts";
 import { full, iota, rope } from "../tensor/functions.ts";
 import type { Initial } from "../tensor/parameter.ts";

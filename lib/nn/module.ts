@@ -6,8 +6,8 @@ import { Parameter } from "../tensor/parameter.ts";
 import { Tensor } from "../tensor/tensor.ts";
 
 /**
- * A part of a model. Subclasses keep Parameters and Modules (or arrays of them) in properties, whose names make up paths
- * ("h.0.attn"), and define forward(); others run it by call(). Private `#` properties are not seen.
+ * A part of a model. Subclasses keep Parameters and Modules (or arrays of them) in properties, whose names make up
+ * paths ("h.0.attn"), and define forward(); others run it by call(). Private `#` properties are not seen.
  */
 export abstract class Module {
   /** Path from the model's root, "" for the root itself; set by nameModules(). */

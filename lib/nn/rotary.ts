@@ -14,7 +14,8 @@ function scaled(frequencies: Tensor, scaling: RopeScaling | undefined): Tensor {
   if (scaling === undefined) return frequencies;
   const slow = frequencies.div(scaling.factor);
   if (scaling.kind === "linear") return slow;
-  // Llama 3: fast pairs stay, slow ones stretch, those between are blended by how often they turn in the original context.
+  // Llama 3: fast pairs stay, slow ones stretch, those between are blended by how often they turn in the original
+  // context.
   const { lowFreqFactor, highFreqFactor, originalMaxPositions } = scaling;
   const turns = frequencies.mul(originalMaxPositions / (2 * Math.PI));
   const blend = turns

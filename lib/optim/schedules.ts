@@ -25,7 +25,9 @@ export function constant(options: WarmupOptions | number): LearningRateSchedule 
   return schedule(typeof options === "number" ? { learningRate: options } : options, () => 1);
 }
 
-/** Falls along half a cosine wave from the warm-up's end to `totalSteps`. Throws ConfigError for options out of range. */
+/**
+ * Falls along half a cosine wave from the warm-up's end to `totalSteps`. Throws ConfigError for options out of range.
+ */
 export function cosine(options: DecayOptions): LearningRateSchedule {
   return decay(options, (progress) => 0.5 * (1 + Math.cos(Math.PI * progress)));
 }

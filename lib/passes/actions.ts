@@ -57,10 +57,10 @@ export interface PipelineActions {
 }
 
 /**
- * The actions of a schedule. A microbatch has its slots from the first value received for it (or its F) to its last run or
- * until its last value was received; slots are as few as that allows. What is sent must stay untouched in its slot until
- * the slot is given away: a wait precedes that, and at the end of the step every send has been waited for.
- * Throws PlanError for a schedule that is not complete, or that cannot bring a value to where it is needed.
+ * The actions of a schedule. A microbatch has its slots from the first value received for it (or its F) to its last run
+ * or until its last value was received; slots are as few as that allows. What is sent must stay untouched in its slot
+ * until the slot is given away: a wait precedes that, and at the end of the step every send has been waited for. Throws
+ * PlanError for a schedule that is not complete, or that cannot bring a value to where it is needed.
  */
 export function pipelineActions(schedule: Schedule, boundary: readonly BoundaryValue[]): PipelineActions {
   checkSchedule(schedule);
@@ -115,7 +115,9 @@ function stepsOfDevices(events: readonly PipelineEvent[], devices: number): Step
   return out;
 }
 
-/** One pool of slots of one stage: the lowest free one is taken, and each remembers sends from it that may be under way. */
+/**
+ * One pool of slots of one stage: the lowest free one is taken, and each remembers sends from it that may be under way.
+ */
 class SlotPool {
   readonly free: boolean[] = [];
   readonly pending: number[][] = [];

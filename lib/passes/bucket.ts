@@ -1,6 +1,6 @@
-// Buckets: reductions of gradients, and gathers of a layer's parameters, are joined to few large exchanges, and placed: a
-// reduction as soon as its operands are there, a gather where it is first read, or some layers ahead of that. What is in
-// which bucket follows from the graph alone: it is the same for every rank, schedule and microbatch.
+// Buckets: reductions of gradients, and gathers of a layer's parameters, are joined to few large exchanges, and placed:
+// a reduction as soon as its operands are there, a gather where it is first read, or some layers ahead of that. What is
+// in which bucket follows from the graph alone: it is the same for every rank, schedule and microbatch.
 import { dtypeSize } from "../core/dtype.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { Graph, Node } from "../ir/graph.ts";

@@ -1,5 +1,6 @@
-// Cutting a step's closing graph, written as if for one device, into pipeline stages: each runs what reads its own results of
-// the microbatches; what several stages hold parts of (sums of gradients, lists of norms) is summed over those stages.
+// Cutting a step's closing graph, written as if for one device, into pipeline stages: each runs what reads its own
+// results of the microbatches; what several stages hold parts of (sums of gradients, lists of norms) is summed over
+// those stages.
 import { type Graph, type Node, newGraph } from "../ir/graph.ts";
 import { GraphBuilder, type GraphValue, GraphValueBuilder } from "./graph-builder.ts";
 
@@ -32,9 +33,9 @@ interface Cut {
 }
 
 /**
- * Each stage's part of a closing graph; null for a stage that has nothing to do. `stageOf` gives the stage of a result of the
- * microbatches, by the name of the `input` node that reads it; undefined for what every stage has. Outputs are on every stage
- * that has what they are made from.
+ * Each stage's part of a closing graph; null for a stage that has nothing to do. `stageOf` gives the stage of a result
+ * of the microbatches, by the name of the `input` node that reads it; undefined for what every stage has. Outputs are
+ * on every stage that has what they are made from.
  */
 export function cutByStage(
   graph: Graph,
@@ -172,7 +173,9 @@ class StagePart {
     });
   }
 
-  /** Whether this stage adds something to a sum over stages: its part, or all of a value if it is the first that has it. */
+  /**
+   * Whether this stage adds something to a sum over stages: its part, or all of a value if it is the first that has it.
+   */
   #adds(value: number, among: Stages): boolean {
     const { on, parts } = this.#cut.where[value]!;
     return parts ? on!.includes(this.#stage) : (on ?? among)?.[0] === this.#stage;

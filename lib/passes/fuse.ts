@@ -45,7 +45,9 @@ export function fuse(graph: Graph): Graph {
   return b.graph;
 }
 
-/** Constants that only fused nodes read, which then hold them themselves; a group of constants alone keeps its operands. */
+/**
+ * Constants that only fused nodes read, which then hold them themselves; a group of constants alone keeps its operands.
+ */
 function inlinedConstants(
   graph: Graph,
   groupOf: readonly number[],

@@ -1,4 +1,5 @@
-// Gathering: parameters that lie split over more axes than they are used with (ZeRO-3) are gathered where they are read.
+// Gathering: parameters that lie split over more axes than they are used with (ZeRO-3) are gathered where they are
+// read.
 import { dtypeSize } from "../core/dtype.ts";
 import type { Graph, Node } from "../ir/graph.ts";
 import { type ValueSpec, sameSpec } from "../ir/spec.ts";
@@ -20,8 +21,8 @@ export interface GatherOptions {
 }
 
 /**
- * Puts a reshard between a parameter and its readers, one for each room. A cast to a smaller dtype is done on the shards,
- * so that the smaller one is gathered. Updates read parameters as they lie.
+ * Puts a reshard between a parameter and its readers, one for each room. A cast to a smaller dtype is done on the
+ * shards, so that the smaller one is gathered. Updates read parameters as they lie.
  */
 export function gatherParameters(graph: Graph, options: GatherOptions): Graph {
   const used = storedValues(graph, options);

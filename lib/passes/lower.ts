@@ -1,5 +1,5 @@
-// Lowering: turns graphs with specs into instructions on virtual buffers, with the local shapes of one place of the mesh.
-// Several graphs (forward and backward, update) are lowered into one program, as segments that share buffers.
+// Lowering: turns graphs with specs into instructions on virtual buffers, with the local shapes of one place of the
+// mesh. Several graphs (forward and backward, update) are lowered into one program, as segments that share buffers.
 import { type DType, dtypeSize } from "../core/dtype.ts";
 import { ProgramError } from "../core/errors.ts";
 import { type Shape, rowMajorStrides, sameShape, shapeText, sizeOf } from "../core/shape.ts";
@@ -10,7 +10,8 @@ import { getOp } from "../ops/index.ts";
 
 /**
  * Where a virtual buffer lives: "auto" is scratch when one segment uses it and a slot when several do; "slot" holds a
- * microbatch's values from segment to segment; "step" lasts for the whole run; "bound" is one of the program's bound buffers.
+ * microbatch's values from segment to segment; "step" lasts for the whole run; "bound" is one of the program's bound
+ * buffers.
  */
 export type Home = "auto" | "slot" | "step" | { readonly bound: number };
 
@@ -93,7 +94,9 @@ export class ProgramBuilder {
   readonly buffers: VirtualBuffer[] = [];
   readonly segments: Segment[] = [];
   readonly sizes: Readonly<Record<string, number>>;
-  /** Stage and variant of the buffers made from now on: microbatches of other local shapes have segments of their own. */
+  /**
+   * Stage and variant of the buffers made from now on: microbatches of other local shapes have segments of their own.
+   */
   stage = 0;
   variant = 0;
 
@@ -138,7 +141,9 @@ export class ProgramBuilder {
     this.emit(segment, { kernel: "copy", inputs: [from], outputs: [to], attributes: [], label });
   }
 
-  /** A segment that copies a value from where one stage has it to where another wants it; the action says where that is. */
+  /**
+   * A segment that copies a value from where one stage has it to where another wants it; the action says where that is.
+   */
   handover(from: View, to: View, label: string): number {
     const copy = { kernel: "copy", inputs: [from], outputs: [to], attributes: [], label };
     this.segments.push({ name: "handover", part: null, relative: true, instructions: [copy] });

@@ -33,8 +33,8 @@ export class CutGraph {
   }
 
   /**
-   * The vertices of the cheapest cut, of those the one nearest to the sinks. There must be one: every path from a source to
-   * a sink has a vertex of finite capacity.
+   * The vertices of the cheapest cut, of those the one nearest to the sinks. There must be one: every path from a
+   * source to a sink has a vertex of finite capacity.
    */
   cut(): Set<number> {
     for (let levels = this.#levels(); levels[this.#sink]! >= 0; levels = this.#levels()) this.#block(levels);

@@ -1,5 +1,5 @@
-// One global order of a pipeline's runs, sends and receives. Every device's actions are this order's restriction to it, and
-// whatever an action waits for comes before it: so no two devices can wait for each other.
+// One global order of a pipeline's runs, sends and receives. Every device's actions are this order's restriction to it,
+// and whatever an action waits for comes before it: so no two devices can wait for each other.
 import { PlanError } from "../core/errors.ts";
 import { type Schedule, type ScheduledRun, type Segment, hasWeightSegment, stageDevices } from "./schedule.ts";
 
@@ -185,7 +185,9 @@ function merge(runs: Runs, crossings: readonly Crossing[], starts: readonly numb
   return timed.sort(([a], [b]) => a - b).map(([, event]) => event);
 }
 
-/** True for a gradient that goes to the stage before: its sender need not hold it longer than until that stage is free. */
+/**
+ * True for a gradient that goes to the stage before: its sender need not hold it longer than until that stage is free.
+ */
 function isNext({ passage: { from, to, made } }: Crossing): boolean {
   return from === to + 1 && made !== "F";
 }

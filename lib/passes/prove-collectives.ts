@@ -20,8 +20,8 @@ type Calls = readonly (readonly CollectiveCall[])[];
 
 /**
  * Throws PlanError unless the calls (one list per rank) match: the ranks of a group call the same kinds with the same
- * counts and dtypes in the same order, and the orders of different groups fit each other when every call blocks. The error
- * names the rank, the label and what differs.
+ * counts and dtypes in the same order, and the orders of different groups fit each other when every call blocks. The
+ * error names the rank, the label and what differs.
  */
 export function proveCollectives(perRank: Calls): void {
   perRank.forEach((calls, rank) => {

@@ -16,11 +16,11 @@ export interface ProofExpectations {
 }
 
 /**
- * Throws PlanError unless the actions (one list per device) are right whatever the timing and without any buffering (a send
- * is through only when its receive was posted): every stage runs every microbatch's segments once and in order, sends and
- * receives match one to one and between two devices in one order, a value is sent after it is made and received before it
- * is needed, no device waits for ever, no slot is given away while its microbatch or a send from it still needs it, and
- * every send has been waited for at the end. The error names stages and values.
+ * Throws PlanError unless the actions (one list per device) are right whatever the timing and without any buffering (a
+ * send is through only when its receive was posted): every stage runs every microbatch's segments once and in order,
+ * sends and receives match one to one and between two devices in one order, a value is sent after it is made and
+ * received before it is needed, no device waits for ever, no slot is given away while its microbatch or a send from it
+ * still needs it, and every send has been waited for at the end. The error names stages and values.
  */
 export function prove(actions: Actions, expected: ProofExpectations = {}): void {
   proveRuns(actions, expected.microbatches);

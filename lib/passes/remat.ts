@@ -1,5 +1,5 @@
-// Recomputation: which values of the forward are kept for the backward, and which are computed again there. What is kept is
-// a minimum cut between what must be kept and what the backward reads, weighed by bytes.
+// Recomputation: which values of the forward are kept for the backward, and which are computed again there. What is
+// kept is a minimum cut between what must be kept and what the backward reads, weighed by bytes.
 import { dtypeSize } from "../core/dtype.ts";
 import { sizeOf } from "../core/shape.ts";
 import { type Graph, type Node, type Segment, consumers } from "../ir/graph.ts";
@@ -9,8 +9,8 @@ import { viewOps } from "./lower.ts";
 import { CutGraph } from "./min-cut.ts";
 
 /**
- * none: everything that the backward reads is kept. selective: results of matrix products and collectives are kept at most,
- * attention, norms and elementwise work are done again. full: only what passes between blocks is kept at most.
+ * none: everything that the backward reads is kept. selective: results of matrix products and collectives are kept at
+ * most, attention, norms and elementwise work are done again. full: only what passes between blocks is kept at most.
  */
 export const recomputePolicies = ["none", "selective", "full"] as const;
 
@@ -41,9 +41,9 @@ const costly: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Returns the placed graph with copies of forward nodes in the backward (B, or W where only that reads them), each right before
- * its first reader, so that as little as the policy allows is kept. The copies compute the same bits: random numbers are
- * counter-based. No stage keeps more than without.
+ * Returns the placed graph with copies of forward nodes in the backward (B, or W where only that reads them), each
+ * right before its first reader, so that as little as the policy allows is kept. The copies compute the same bits:
+ * random numbers are counter-based. No stage keeps more than without.
  */
 export function recompute(graph: Graph, options: RematOptions): Graph {
   if (options.policy === "none") return graph;
@@ -102,7 +102,9 @@ class Recomputed {
     return new Set([...vertices].flatMap(([v, vertex]) => (chosen.has(vertex) ? [v] : [])));
   }
 
-  /** What it takes to keep a value: nothing where it is in a slot anyway; views are made from what they are views of. */
+  /**
+   * What it takes to keep a value: nothing where it is in a slot anyway; views are made from what they are views of.
+   */
   #weight(v: number): number {
     const { type, spec, node } = this.#graph.values[v]!;
     const { op, stage } = this.#graph.nodes[node]!;
@@ -158,7 +160,9 @@ function blocksOf(graph: Graph, { blockOf }: RematOptions): string[] {
   return out;
 }
 
-/** Puts copies of the nodes that make these values into the segments given, before the first node there that reads them. */
+/**
+ * Puts copies of the nodes that make these values into the segments given, before the first node there that reads them.
+ */
 function copiesBeforeReaders(graph: Graph, again: ReadonlyMap<number, Segment>): Graph {
   const b = new GraphBuilder();
   const map = new Array<number>(graph.values.length);

@@ -1,5 +1,5 @@
-// What sharding must mind of rows that were dispatched to experts: only ops that know of them take them, and nothing moves
-// them but their way back.
+// What sharding must mind of rows that were dispatched to experts: only ops that know of them take them, and nothing
+// moves them but their way back.
 import { PlanError } from "../core/errors.ts";
 import type { FactorMap } from "../ir/op.ts";
 import { sameAxes, specText, type ValueSpec } from "../ir/spec.ts";
@@ -14,8 +14,8 @@ export function resultRouting(specs: readonly ValueSpec[]): readonly string[] | 
 }
 
 /**
- * An op's factors for operands with these specs: rows in the order of tokens are never split. Throws PlanError for an op that
- * does not know of dispatched rows, or gets some that were dispatched otherwise.
+ * An op's factors for operands with these specs: rows in the order of tokens are never split. Throws PlanError for an
+ * op that does not know of dispatched rows, or gets some that were dispatched otherwise.
  */
 export function routedFactors(op: string, factors: FactorMap, specs: readonly ValueSpec[]): FactorMap {
   const routing = resultRouting(specs);

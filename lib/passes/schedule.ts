@@ -1,4 +1,5 @@
-// Pipeline schedules as data: in which order each device runs the segments of its microbatches; and what is right about them.
+// Pipeline schedules as data: in which order each device runs the segments of its microbatches; and what is right about
+// them.
 import { PlanError } from "../core/errors.ts";
 import type { Segment } from "../ir/graph.ts";
 

@@ -44,8 +44,9 @@ export const oneFOneB: ScheduleMaker = (devices, microbatches) => {
 };
 
 /**
- * 1F1B on `perDevice` stages a device, stage s on device s mod p (Narayanan et al. 2021): the bubble is `perDevice` times
- * smaller. Microbatches go through in rounds of p to 2p - 1, as evenly as can be, so that any number of them will do.
+ * 1F1B on `perDevice` stages a device, stage s on device s mod p (Narayanan et al. 2021): the bubble is `perDevice`
+ * times smaller. Microbatches go through in rounds of p to 2p - 1, as evenly as can be, so that any number of them will
+ * do.
  */
 export function interleaved(perDevice: number): ScheduleMaker {
   return (devices, microbatches) => {
@@ -64,9 +65,9 @@ export function interleaved(perDevice: number): ScheduleMaker {
 }
 
 /**
- * ZB-H1 (Qi et al. 2023): 1F1B with the gradients of weights by themselves, which fill a part of the bubble. Device s of p
- * delays them by s microbatches: it holds min(p - s, m) microbatches before their backward and at most s + 1 after it, so
- * p in all, which is what 1F1B's first device holds.
+ * ZB-H1 (Qi et al. 2023): 1F1B with the gradients of weights by themselves, which fill a part of the bubble. Device s
+ * of p delays them by s microbatches: it holds min(p - s, m) microbatches before their backward and at most s + 1 after
+ * it, so p in all, which is what 1F1B's first device holds.
  */
 export const zeroBubbleH1: ScheduleMaker = (devices, microbatches) => {
   checkCounts(devices, microbatches);
@@ -80,9 +81,9 @@ export const zeroBubbleH1: ScheduleMaker = (devices, microbatches) => {
 };
 
 /**
- * ZB-V (Qi et al. 2023): two stages a device, the second half of the pipeline running back over the devices, so that the
- * first device has the last stage and its backward starts at once. With F, B and W of equal length nothing waits but at
- * the start; each device holds as much as 1F1B's first.
+ * ZB-V (Qi et al. 2023): two stages a device, the second half of the pipeline running back over the devices, so that
+ * the first device has the last stage and its backward starts at once. With F, B and W of equal length nothing waits
+ * but at the start; each device holds as much as 1F1B's first.
  */
 export const zeroBubbleV: ScheduleMaker = (devices, microbatches) => {
   checkCounts(devices, microbatches);

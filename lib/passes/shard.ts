@@ -163,7 +163,9 @@ class ShardBuilder extends GraphBuilder {
     return outputs;
   }
 
-  /** The axes of a dim that is never split: none, but for what lies in a device's own order, where they are as they are. */
+  /**
+   * The axes of a dim that is never split: none, but for what lies in a device's own order, where they are as they are.
+   */
   #fixed(value: number, dim: number): readonly string[] {
     const { dims, routed } = this.spec(value);
     return routed ? dims[dim]! : [];

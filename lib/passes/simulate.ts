@@ -58,8 +58,9 @@ export interface Execution {
 type Actions = readonly (readonly StageAction[])[];
 
 /**
- * Runs the devices' lists on the times. Nothing is buffered: a value has passed when it was sent, its receive is there and
- * the transfer's time is over, and only then does a wait for its send end. Throws PlanError when a device waits for ever.
+ * Runs the devices' lists on the times. Nothing is buffered: a value has passed when it was sent, its receive is there
+ * and the transfer's time is over, and only then does a wait for its send end. Throws PlanError when a device waits for
+ * ever.
  */
 export function simulate(actions: Actions, times: SimulationTimes): Simulation {
   const { devices } = execute(actions, times);

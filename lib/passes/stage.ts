@@ -1,4 +1,5 @@
-// Staging: which pipeline stage and segment runs each node of a microbatch's graph, and which values cross between stages.
+// Staging: which pipeline stage and segment runs each node of a microbatch's graph, and which values cross between
+// stages.
 import { PlanError } from "../core/errors.ts";
 import { type Graph, type Node, type Segment, consumers } from "../ir/graph.ts";
 import { GraphBuilder } from "./graph-builder.ts";
@@ -24,9 +25,10 @@ export interface StageOptions {
 }
 
 /**
- * Gives every node its stage and segment. Stages follow the module's path. A node outside any module follows what it reads
- * (forward: the latest stage; backward: the earliest whose backward it reads, since cotangents flow to earlier stages),
- * or, reading nothing of the kind, its readers; what each reader makes for itself (leaves and views of them) has stage -1.
+ * Gives every node its stage and segment. Stages follow the module's path. A node outside any module follows what it
+ * reads (forward: the latest stage; backward: the earliest whose backward it reads, since cotangents flow to earlier
+ * stages), or, reading nothing of the kind, its readers; what each reader makes for itself (leaves and views of them)
+ * has stage -1.
  */
 export function placeStages(graph: Graph, { stages, splitsWeights, stageOfPath }: StageOptions): Graph {
   const copies = duplicable(graph);
@@ -107,8 +109,8 @@ function firstSegments(graph: Graph, own: (value: number, stage: number) => bool
 }
 
 /**
- * W: what leads to parameters' gradients only, unless something else on the stage, or another stage, reads it: then it is
- * part of B, so that nothing waits for a W but the update.
+ * W: what leads to parameters' gradients only, unless something else on the stage, or another stage, reads it: then it
+ * is part of B, so that nothing waits for a W but the update.
  */
 function segmentsOf(graph: Graph, stageOf: readonly number[], splitsWeights: boolean): Segment[] {
   const segments = graph.nodes.map(({ phase }): Segment => {
@@ -137,7 +139,10 @@ function followed(graph: Graph, node: Node, stageOf: readonly number[]): number 
   return forward ? Math.max(...stages) : Math.min(...stages);
 }
 
-/** Nodes that follow no stage go where they are first needed: forward to the earliest reader's stage, backward to the latest's. */
+/**
+ * Nodes that follow no stage go where they are first needed: forward to the earliest reader's stage, backward to the
+ * latest's.
+ */
 function placeOpen(graph: Graph, open: readonly number[], stageOf: number[], stages: number): void {
   if (open.length === 0) return;
   const pending = new Set(open);
@@ -154,7 +159,9 @@ function placeOpen(graph: Graph, open: readonly number[], stageOf: number[], sta
   for (const n of open) if (stageOf[n]! < 0) stageOf[n] = stages - 1;
 }
 
-/** The values of a placed graph that cross between stages. Throws PlanError where data would flow to an earlier stage. */
+/**
+ * The values of a placed graph that cross between stages. Throws PlanError where data would flow to an earlier stage.
+ */
 export function crossingsOf(graph: Graph): Crossing[] {
   const found = new Map<string, Crossing>();
   for (const node of graph.nodes) {

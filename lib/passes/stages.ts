@@ -23,9 +23,10 @@ export interface StageAssignment {
 export type StageFunction = (path: string) => number;
 
 /**
- * Cuts the blocks, in their order, into `stages` runs so that the costliest is as cheap as can be; among such cuts the most
- * even one, and then the one with lighter first stages, which hold more microbatches at once. With a `choose`, asks it
- * instead. Throws PlanError when a stage would have no block, and for costs or stages that are no sensible numbers.
+ * Cuts the blocks, in their order, into `stages` runs so that the costliest is as cheap as can be; among such cuts the
+ * most even one, and then the one with lighter first stages, which hold more microbatches at once. With a `choose`,
+ * asks it instead. Throws PlanError when a stage would have no block, and for costs or stages that are no sensible
+ * numbers.
  */
 export function assignStages(blocks: readonly StageBlock[], stages: number, choose?: StageFunction): StageAssignment {
   checkBlocks(blocks, stages);

@@ -272,7 +272,9 @@ export function bufferAlloc(engine: EngineHandle, device: number, bytes: number)
   return call((a) => a.bufferAlloc(engine, device, bytes));
 }
 
-/** The handle is gone at once; the memory goes when no queued run uses it. An executable bound to it must be rebound. */
+/**
+ * The handle is gone at once; the memory goes when no queued run uses it. An executable bound to it must be rebound.
+ */
 export function bufferFree(engine: EngineHandle, buffer: BufferHandle): void {
   call((a) => a.bufferFree(engine, buffer));
 }
@@ -309,7 +311,8 @@ export function bufferReadQueued(
 
 /**
  * Decodes, checks and keeps one program per device, bound to one list of buffer handles per device, and grows the
- * devices' arenas. Throws ProgramError for a program that is not safe to run, DeviceError for a binding that does not fit.
+ * devices' arenas. Throws ProgramError for a program that is not safe to run, DeviceError for a binding that does not
+ * fit.
  */
 export function executableLoad(
   engine: EngineHandle,
@@ -337,8 +340,8 @@ export function executableFree(engine: EngineHandle, executable: ExecutableHandl
 
 /**
  * Queues a run; `inputs` (exactly the executable's input bytes) are copied at the call. Resolves with the output bytes.
- * When a run fails, those queued behind it are aborted too; the engine is then ready for more. A ticket other than 0 names
- * it for cancel().
+ * When a run fails, those queued behind it are aborted too; the engine is then ready for more. A ticket other than 0
+ * names it for cancel().
  */
 export function run(
   engine: EngineHandle,
@@ -350,8 +353,8 @@ export function run(
 }
 
 /**
- * Gives up a run that is on or queued: it rejects with AbortedError, has changed no bound buffer, and those behind it go on.
- * False when it is too late: it is over, or has begun to write bound buffers and goes on to its end.
+ * Gives up a run that is on or queued: it rejects with AbortedError, has changed no bound buffer, and those behind it
+ * go on. False when it is too late: it is over, or has begun to write bound buffers and goes on to its end.
  */
 export function cancel(engine: EngineHandle, ticket: number, reason: string): boolean {
   return call((a) => a.cancel(engine, ticket, reason));
@@ -378,8 +381,8 @@ export function stats(engine: EngineHandle): EngineStats {
 }
 
 /**
- * Opens a safetensors file and checks its header: FileError when it cannot be read, CheckpointError when it is malformed.
- * With `followLinks` false a symbolic link is refused. Close the file with fileClose.
+ * Opens a safetensors file and checks its header: FileError when it cannot be read, CheckpointError when it is
+ * malformed. With `followLinks` false a symbolic link is refused. Close the file with fileClose.
  */
 export function safetensorsOpen(path: string, options: { readonly followLinks?: boolean } = {}): SafetensorsIndex {
   return call((a) => a.safetensorsOpen(path, options.followLinks ?? true));

@@ -11,7 +11,10 @@ export interface ManifestFile {
   readonly sha256: string;
 }
 
-/** A checked manifest: entry i of the first three lists is tensor i; its shape and stored shape follow each other in dims. */
+/**
+ * A checked manifest: entry i of the first three lists is tensor i; its shape and stored shape follow each other in
+ * dims.
+ */
 export interface ManifestIndex {
   readonly handle: CheckpointHandle;
   readonly step: number;

@@ -163,8 +163,8 @@ export class Executable implements Disposable {
 
   /**
    * Runs once; the inputs are copied at the call. Resolves with the output staging. When the signal fires, rejects with
-   * AbortedError as soon as every device has come to the end of its kernel, and no bound buffer is changed; a run that has
-   * begun to change them goes on to its end.
+   * AbortedError as soon as every device has come to the end of its kernel, and no bound buffer is changed; a run that
+   * has begun to change them goes on to its end.
    */
   async run(signal?: AbortSignal): Promise<Uint8Array> {
     if (!this.#live) throw new DeviceError("the executable is disposed");

@@ -51,7 +51,10 @@ export class HostMemory implements Disposable {
     await settle((a) => a.restore(engine.handle, this.#handle, Float64Array.from(blocks)));
   }
 
-  /** Writes files on native threads, all on the disk when it resolves. Rejects with FileError, or AbortedError after stop(). */
+  /**
+   * Writes files on native threads, all on the disk when it resolves. Rejects with FileError, or AbortedError after
+   * stop().
+   */
   async writeShards(shards: readonly ShardRequest[]): Promise<ShardResult[]> {
     const words = shards.flatMap(({ offset, ends }) => [offset, ends.length, ...ends]);
     const paths = shards.map(({ path }) => path);

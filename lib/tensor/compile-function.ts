@@ -1,4 +1,5 @@
-// compile: a function of tensors becomes one program a device, kept by the shapes of its arguments, and run over the mesh.
+// compile: a function of tensors becomes one program a device, kept by the shapes of its arguments, and run over the
+// mesh.
 import { LoadedStep } from "../compile/load.ts";
 import { compile as compileGraph } from "../compile/background.ts";
 import { type CompiledStep, functionSource, parameterSpecs } from "../compile/step.ts";
@@ -154,8 +155,8 @@ export class CompiledFunction<Args extends readonly Tensor[], R extends Results>
 }
 
 /**
- * Compiles a function of tensors for a mesh. It is traced at the first call with arguments of given dtypes and shapes; later
- * calls only run its program. It may read parameters of models that are placed on the mesh, but no other tensors.
+ * Compiles a function of tensors for a mesh. It is traced at the first call with arguments of given dtypes and shapes;
+ * later calls only run its program. It may read parameters of models that are placed on the mesh, but no other tensors.
  * Arguments that lie on the mesh as `in` says are used where they are; others are moved there, and results come back,
  * through the host's memory. Calls reject with what tracing and compiling throw: ShapeError, MeshError, PlanError, ...
  */
@@ -174,7 +175,7 @@ function argument(index: number): string {
 /** Id of the mesh's memory behind a tensor; null for one that is still to be computed. */
 function storedId(tensor: Tensor): string | null {
   const { op, params } = tensor.sym.node;
-  return op === "parameter" ? (params["id"] as string) : null;
+  return op === "parameter" ? (params.id as string) : null;
 }
 
 function bindings(compiled: CompiledStep, args: readonly Tensor[]): string[][] {

@@ -52,8 +52,8 @@ export interface AttentionOptions {
 }
 
 /**
- * Scaled dot-product attention. q [b, t, g, r, d] has r query heads for each of the g key-value heads of k [b, s, g, d] and
- * v [b, s, g, e]; the result is [b, t, g, r, e]. Never stores the t x s matrix (Dao et al. 2022).
+ * Scaled dot-product attention. q [b, t, g, r, d] has r query heads for each of the g key-value heads of k [b, s, g, d]
+ * and v [b, s, g, e]; the result is [b, t, g, r, e]. Never stores the t x s matrix (Dao et al. 2022).
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   expectTensors("attention", [q, k, v]);
@@ -74,7 +74,9 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   })[0]!;
 }
 
-/** Rotary positions, "rotate half" form (Su et al. 2021): x [b, t, ...heads, d], positions i32 [b, t], invFreq [d/2]. */
+/**
+ * Rotary positions, "rotate half" form (Su et al. 2021): x [b, t, ...heads, d], positions i32 [b, t], invFreq [d/2].
+ */
 export function rope(x: Tensor, positions: Tensor, invFreq: Tensor): Tensor {
   expectTensors("rope", [x, positions, invFreq]);
   return x.emit("rope", [positions, invFreq], { inverse: false })[0]!;
@@ -87,8 +89,8 @@ export function crossEntropy(logits: Tensor, targets: Tensor, ignore = -100): Te
 }
 
 /**
- * The `count` largest elements of each row of the last dim, largest first, and their indices (i32); of equal ones the first
- * comes first.
+ * The `count` largest elements of each row of the last dim, largest first, and their indices (i32); of equal ones the
+ * first comes first.
  */
 export function topk(x: Tensor, count: number): { readonly values: Tensor; readonly indices: Tensor } {
   expectTensors("topk", [x]);

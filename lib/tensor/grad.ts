@@ -24,7 +24,9 @@ function dataDependents(nodes: readonly SymNode[]): Set<SymNode> {
   return found;
 }
 
-/** Gives phase "weights" to the new nodes (from creation number `since` on) that no activation's cotangent depends on. */
+/**
+ * Gives phase "weights" to the new nodes (from creation number `since` on) that no activation's cotangent depends on.
+ */
 function markWeights(made: readonly Sym[], activations: readonly Sym[], since: number): void {
   const ofActivations = new Set(reachable(activations));
   for (const node of reachable(made)) {
@@ -111,8 +113,9 @@ function differentiate(b: SymBuilder, node: SymNode, cotangents: Cotangents, wan
 
 /**
  * Vector-Jacobian product: for each of `wrt`, the cotangent that `seed` (the cotangent of `output`, of its type) gives
- * it, or null when output does not depend on it. New nodes have phase "backward", or "weights" where they lead to gradients
- * of parameters only, and the path of the node they differentiate. Throws PlanError when an op on the way has no gradient.
+ * it, or null when output does not depend on it. New nodes have phase "backward", or "weights" where they lead to
+ * gradients of parameters only, and the path of the node they differentiate. Throws PlanError when an op on the way has
+ * no gradient.
  */
 export function gradients(b: SymBuilder, output: Sym, seed: Sym, wrt: readonly Sym[]): (Sym | null)[] {
   if (!sameShape(output.type.shape, seed.type.shape) || output.type.dtype !== seed.type.dtype) {

@@ -12,9 +12,10 @@ import type { Mesh } from "./mesh.ts";
 export type DeviceArray = Float32Array | Float64Array | Int32Array | Uint16Array;
 
 /**
- * The groups of devices that differ only in their coordinates on some axes. Every method takes one array for each device of
- * the mesh, in device order, runs the collective on all groups at once (on the devices, not in JavaScript), and resolves
- * with one new array a device. Throws ShapeError for lengths that do not fit, DTypeError for arrays of several types.
+ * The groups of devices that differ only in their coordinates on some axes. Every method takes one array for each
+ * device of the mesh, in device order, runs the collective on all groups at once (on the devices, not in JavaScript),
+ * and resolves with one new array a device. Throws ShapeError for lengths that do not fit, DTypeError for arrays of
+ * several types.
  */
 export class Group {
   readonly axes: readonly string[];
@@ -60,7 +61,9 @@ export class Group {
     });
   }
 
-  /** The sum (max, min), of which rank i of k gets part i; the first n mod k parts hold one element more. Equal lengths. */
+  /**
+   * The sum (max, min), of which rank i of k gets part i; the first n mod k parts hold one element more. Equal lengths.
+   */
   reduceScatter<T extends DeviceArray>(arrays: readonly T[], kind: ReduceKind = "sum"): Promise<T[]> {
     this.#expectEqual("reduceScatter", arrays);
     const part = (n: number, rank: number): CollectivePart => {
@@ -70,7 +73,9 @@ export class Group {
     return this.#run("reduce_scatter", arrays, part, kind);
   }
 
-  /** Part i of each array goes to rank i, which joins them in rank order. The first n mod k parts hold one element more. */
+  /**
+   * Part i of each array goes to rank i, which joins them in rank order. The first n mod k parts hold one element more.
+   */
   allToAll<T extends DeviceArray>(arrays: readonly T[]): Promise<T[]> {
     this.#expectDevices("allToAll", arrays);
     arrays.forEach(storedAs);

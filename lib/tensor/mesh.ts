@@ -138,7 +138,9 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
     return this.full(shape, 1, dtype);
   }
 
-  /** The groups of devices along some axes: collectives on one plain array a device. Throws MeshError for unknown axes. */
+  /**
+   * The groups of devices along some axes: collectives on one plain array a device. Throws MeshError for unknown axes.
+   */
   group(...axes: Axis[]): Group {
     return new Group(this, axes);
   }

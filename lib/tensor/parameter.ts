@@ -6,7 +6,9 @@ import { type Shape, sameShape, shapeText, sizeOf } from "../core/shape.ts";
 import type { PartitionSpec } from "../ir/spec.ts";
 import { type Readable, Tensor, type TensorContext } from "./tensor.ts";
 
-/** How a fresh parameter is filled. Random values depend on the seed, the parameter's path and the element's index only. */
+/**
+ * How a fresh parameter is filled. Random values depend on the seed, the parameter's path and the element's index only.
+ */
 export type Initial =
   | { readonly kind: "constant"; readonly value: number }
   | { readonly kind: "normal"; readonly std: number; readonly mean?: number }
@@ -26,8 +28,8 @@ export interface ParameterOptions {
   /** How the mesh splits it; axes the mesh lacks are ignored. */
   readonly spec?: PartitionSpec;
   /**
-   * Name and shape in files; by default the path and the inner shape. `parts`: the names of the tensors that it is stacked
-   * from, along dim 0, by the parameter's path (the experts of a layer).
+   * Name and shape in files; by default the path and the inner shape. `parts`: the names of the tensors that it is
+   * stacked from, along dim 0, by the parameter's path (the experts of a layer).
    */
   readonly stored?: {
     readonly name?: string;

@@ -57,7 +57,9 @@ export class Tensor {
 
   // Reading ------------------------------------------------------------------------------------------------------
 
-  /** The elements in row-major order, in the dtype's storage (bf16 as Uint16Array). Compiles and runs what is needed. */
+  /**
+   * The elements in row-major order, in the dtype's storage (bf16 as Uint16Array). Compiles and runs what is needed.
+   */
   async data(): Promise<StorageArray> {
     const { evaluate, name } = this.context;
     if (!evaluate) throw new MeshError(`a tensor of ${name} has no value while it is being traced`);

@@ -15,8 +15,8 @@ export type Variable = Tensor | Parameter;
 /**
  * A scalar and its gradients: `target` is a tensor of one element, or a function of `variables` that returns one. The
  * gradients have the variables' shapes; they are zero where the target does not depend on a variable. Nothing runs: all
- * are lazy, and can be differentiated again. Throws ShapeError when the target is not one number, DTypeError when it or a
- * variable is not of a float dtype, MeshError for tensors of another mesh, PlanError for ops that have no gradient.
+ * are lazy, and can be differentiated again. Throws ShapeError when the target is not one number, DTypeError when it or
+ * a variable is not of a float dtype, MeshError for tensors of another mesh, PlanError for ops that have no gradient.
  */
 export function valueAndGrad<V extends Variable[]>(
   target: Tensor | ((...variables: NoInfer<V>) => Tensor),
@@ -74,6 +74,6 @@ function expectVariable(value: Tensor, variable: Variable): void {
 function readsOf(value: Tensor, variable: Variable): Sym[] {
   if (variable instanceof Tensor) return [variable.sym];
   return reachable([value.sym])
-    .filter(({ op, params }) => op === "parameter" && params["id"] === variable.id)
+    .filter(({ op, params }) => op === "parameter" && params.id === variable.id)
     .map((node) => node.outputs[0]!);
 }

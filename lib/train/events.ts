@@ -21,8 +21,8 @@ export interface StepEvent {
   readonly seconds: number;
   readonly tokensPerSecond: number;
   /**
-   * The loss's terms, where there are several: weighted means; `dropped`, no part of the loss, is the share of choices that
-   * found no room with their expert.
+   * The loss's terms, where there are several: weighted means; `dropped`, no part of the loss, is the share of choices
+   * that found no room with their expert.
    */
   readonly terms?: Readonly<Record<string, number>>;
   /** True where the gradient was not finite and the update was left out. */

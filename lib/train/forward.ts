@@ -82,7 +82,9 @@ export async function lossStep(
   );
 }
 
-/** Any function of a batch: its results, whole, by name. They are added up over microbatches: use one for anything else. */
+/**
+ * Any function of a batch: its results, whole, by name. They are added up over microbatches: use one for anything else.
+ */
 export async function forwardStep(
   placement: Placement,
   outputs: (batch: Readonly<Record<string, Tensor>>) => Readonly<Record<string, Tensor>>,

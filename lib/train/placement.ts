@@ -37,8 +37,9 @@ export class Placement {
   readonly #byId: ReadonlyMap<string, Parameter>;
 
   /**
-   * `stageOf` places modules by the user's choice; else blocks are balanced by their cost. `zero` says what the fsdp axis
-   * splits, `deviceOfStage` the coordinate along pp of each stage: one stage a coordinate by default. Throws PlanError.
+   * `stageOf` places modules by the user's choice; else blocks are balanced by their cost. `zero` says what the fsdp
+   * axis splits, `deviceOfStage` the coordinate along pp of each stage: one stage a coordinate by default. Throws
+   * PlanError.
    */
   constructor(mesh: Mesh, model: Placeable, options: PlacementOptions = {}) {
     expectMesh("the mesh to place a model on", mesh);
@@ -63,7 +64,10 @@ export class Placement {
     this.stages = assignStages(blocks, deviceOfStage.length, stageOf);
   }
 
-  /** Places a whole model for inference: every parameter on the stage of its path (tied ones on each stage that reads them). */
+  /**
+   * Places a whole model for inference: every parameter on the stage of its path (tied ones on each stage that reads
+   * them).
+   */
   static async of(mesh: Mesh, model: Placeable, seed = 0): Promise<Placement> {
     const placement = new Placement(mesh, model);
     const all = upTo(mesh.layout.size("pp"));
@@ -100,7 +104,9 @@ export class Placement {
     return { dims, partial: {} };
   }
 
-  /** A parameter of the model by id, or the one of an optimizer state. Throws PlanError for one that is not placed here. */
+  /**
+   * A parameter of the model by id, or the one of an optimizer state. Throws PlanError for one that is not placed here.
+   */
   parameterOf(id: string): Parameter {
     const parameter = this.#byId.get(id.split(":")[0]!);
     if (parameter) return parameter;

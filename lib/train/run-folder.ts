@@ -68,7 +68,9 @@ export class RunFolder implements AsyncDisposable {
     await writeTextAtomically(path.join(this.path, "run.json"), `${JSON.stringify(record, undefined, 2)}\n`);
   }
 
-  /** Goes on with the run in the folder: what its metrics say of steps up to this one stays. Before anything is written. */
+  /**
+   * Goes on with the run in the folder: what its metrics say of steps up to this one stays. Before anything is written.
+   */
   resumeAt(step: number): void {
     this.#resumedAt = step;
   }
@@ -108,7 +110,10 @@ export class RunFolder implements AsyncDisposable {
     await writeTextAtomically(path.join(this.modelPath, "config.json"), text);
   }
 
-  /** Writes what is waiting and closes the metrics; removes what this run made if it wrote nothing, as when it was refused. */
+  /**
+   * Writes what is waiting and closes the metrics; removes what this run made if it wrote nothing, as when it was
+   * refused.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#metrics.close();
     if (!this.#used) await removeMade(this.#made);

@@ -7,7 +7,9 @@ export interface SpikeOptions {
   readonly window?: number;
   /** Fewer losses than this are no ground to judge by. Default: 16. */
   readonly least?: number;
-  /** Distance from the usual loss, in standard deviations of the steps between losses (estimated robustly). Default: 8. */
+  /**
+   * Distance from the usual loss, in standard deviations of the steps between losses (estimated robustly). Default: 8.
+   */
   readonly deviations?: number;
 }
 

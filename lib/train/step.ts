@@ -58,13 +58,16 @@ export interface TrainStepOptions<Name extends string = string> {
   readonly batch: Readonly<Record<Name, BatchField>>;
   /** Microbatches of a step; 1 without pipeline stages, else twice their number where the batch has so many samples. */
   readonly microbatches?: number;
-  /** Order of a pipeline's work: "gpipe", "1f1b" (default), "interleaved-1f1b", "zb-h1" or "zb-v". The same bits by all. */
+  /**
+   * Order of a pipeline's work: "gpipe", "1f1b" (default), "interleaved-1f1b", "zb-h1" or "zb-v". The same bits by all.
+   */
   readonly schedule?: string;
   /** Stages that each device has under interleaved-1f1b; 2 by default. */
   readonly virtualStages?: number;
   /**
    * What the backward computes again instead of keeping it: "none", "selective" (attention, norms, elementwise work) or
-   * "full" (all but what passes between blocks). The same bits by all. By default the first of them that fits the memory.
+   * "full" (all but what passes between blocks). The same bits by all. By default the first of them that fits the
+   * memory.
    */
   readonly recompute?: RecomputePolicy;
   /** Bytes that all devices together may take; by default what the machine has, where devices are its CPU. */
@@ -76,15 +79,15 @@ export interface TrainStepOptions<Name extends string = string> {
   /** Of initial weights and dropout. */
   readonly seed?: number;
   /**
-   * Sequence parallelism: activations split along their sequence over tp, between what tp splits otherwise; less memory,
-   * about as much traffic. "auto" (default): where it is estimated to be faster.
+   * Sequence parallelism: activations split along their sequence over tp, between what tp splits otherwise; less
+   * memory, about as much traffic. "auto" (default): where it is estimated to be faster.
    */
   readonly sequenceParallel?: SequenceParallel;
   /** What the mesh's fsdp axis splits: 1 the optimizer's state, 2 gradients too, 3 (default) parameters too. */
   readonly zero?: ZeroLevel;
   /**
-   * How long parameters that are gathered for use (ZeRO-3) are kept: "segment" (default), each forward and backward gathers
-   * anew; "step", they are gathered once a step: more memory, fewer exchanges with several microbatches.
+   * How long parameters that are gathered for use (ZeRO-3) are kept: "segment" (default), each forward and backward
+   * gathers anew; "step", they are gathered once a step: more memory, fewer exchanges with several microbatches.
    */
   readonly regather?: Regather;
   /** By how many layers such gathers precede their use: 1 on devices whose exchanges run beside computing, else 0. */
@@ -154,9 +157,10 @@ export class TrainStep<Name extends string = string> implements Disposable {
   }
 
   /**
-   * Runs one step on a whole batch. Rejects with DataError or ShapeError for a batch that is not as its fields say, and with
-   * AbortedError when the signal fires before the update has begun: at once, within the kernels that are running, with
-   * weights, optimizer state and `step` as they were. An update that has begun is carried through, and the step resolves.
+   * Runs one step on a whole batch. Rejects with DataError or ShapeError for a batch that is not as its fields say, and
+   * with AbortedError when the signal fires before the update has begun: at once, within the kernels that are running,
+   * with weights, optimizer state and `step` as they were. An update that has begun is carried through, and the step
+   * resolves.
    */
   async run(batch: BatchData<Name>, options: StepCallOptions = {}): Promise<StepResult> {
     const { optimizer, seed = 0, batchSize } = this.#options;
@@ -231,9 +235,9 @@ export class TrainStep<Name extends string = string> implements Disposable {
 }
 
 /**
- * Compiles a training step of a model for a mesh, places the model there, and loads the programs. The loss is traced before
- * this returns; a large step is then compiled in a worker thread. Rejects with PlanError, ShapeError, ... for what cannot
- * run, before any memory is allocated.
+ * Compiles a training step of a model for a mesh, places the model there, and loads the programs. The loss is traced
+ * before this returns; a large step is then compiled in a worker thread. Rejects with PlanError, ShapeError, ... for
+ * what cannot run, before any memory is allocated.
  */
 export async function trainStep<Name extends string>(
   mesh: Mesh,
@@ -313,9 +317,9 @@ function prefetchOf(kind: string): number {
 }
 
 /**
- * How gradients' cells lie. Split ones are scattered in each microbatch. Of a single microbatch every gradient is summed and
- * scattered in the backward, where the exchange overlaps with what follows; others are when all are added up, once a step, as
- * are those of parameters that are read several times, which are added up first.
+ * How gradients' cells lie. Split ones are scattered in each microbatch. Of a single microbatch every gradient is
+ * summed and scattered in the backward, where the exchange overlaps with what follows; others are when all are added
+ * up, once a step, as are those of parameters that are read several times, which are added up first.
  */
 function gradientCells(placement: Placement, ids: readonly string[], microbatches: number): Map<string, CellSpec> {
   return new Map(
@@ -327,7 +331,9 @@ function gradientCells(placement: Placement, ids: readonly string[], microbatche
   );
 }
 
-/** The step's graphs, what its update is made from, and the ids of its parameter reads. The loss is traced at the call. */
+/**
+ * The step's graphs, what its update is made from, and the ids of its parameter reads. The loss is traced at the call.
+ */
 async function traceStep(
   placement: Placement,
   options: TrainStepOptions,

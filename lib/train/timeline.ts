@@ -38,7 +38,10 @@ export interface Timeline {
   readonly bubble: number;
 }
 
-/** Simulates a pipeline in which each stage passes one value on to the next. Throws PlanError or ConfigError as trainStep does. */
+/**
+ * Simulates a pipeline in which each stage passes one value on to the next. Throws PlanError or ConfigError as
+ * trainStep does.
+ */
 export function simulateSchedule(question: ScheduleQuestion): Timeline {
   expectObject("what is to be simulated", question);
   const { schedule: name, virtualStages, devices, microbatches, times, transfer = 0 } = question;
@@ -85,8 +88,8 @@ export interface ProfiledEvent {
 }
 
 /**
- * The timeline of a step as it ran, from the engine's profile (seconds) and the plan of the step: of the devices that differ
- * along pp only, at coordinate 0 of the other axes. Throws PlanError when the profile is another step's.
+ * The timeline of a step as it ran, from the engine's profile (seconds) and the plan of the step: of the devices that
+ * differ along pp only, at coordinate 0 of the other axes. Throws PlanError when the profile is another step's.
  */
 export function measuredTimeline(
   title: string,
@@ -134,7 +137,10 @@ const fills: Readonly<Record<ScheduledRun["segment"], readonly [light: string, d
   W: ["#fdd0a2", "#f16913"],
 };
 
-/** A picture of a timeline: a row a device, a box a run with its microbatch's number; later stages of a device are darker. */
+/**
+ * A picture of a timeline: a row a device, a box a run with its microbatch's number; later stages of a device are
+ * darker.
+ */
 export function timelineSvg(timeline: Timeline): string {
   expectObject("timeline", timeline);
   const { title, devices, stages, runs, makespan, bubble } = timeline;

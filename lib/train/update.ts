@@ -38,7 +38,9 @@ function splitOf(source: UpdateSource, { parameter }: Trained): string {
   return source.stateSpec(parameter).dims.flat().sort().join();
 }
 
-/** Parameters in the order of the squared norms that a step returns: alike split ones together, each in canonical order. */
+/**
+ * Parameters in the order of the squared norms that a step returns: alike split ones together, each in canonical order.
+ */
 export function normOrder(source: UpdateSource): Trained[] {
   const kinds = [...new Set(source.trained.map((t) => splitOf(source, t)))];
   return kinds.flatMap((kind) => source.trained.filter((t) => splitOf(source, t) === kind));
@@ -107,8 +109,9 @@ export function updateGraph(source: UpdateSource): Graph {
 }
 
 /**
- * The sum over a parameter's reads, in use order. Where stages may hold them apart, each is summed over the other axes by
- * itself, and more than two are brought together side by side: a sum over stages would follow their order on the devices.
+ * The sum over a parameter's reads, in use order. Where stages may hold them apart, each is summed over the other axes
+ * by itself, and more than two are brought together side by side: a sum over stages would follow their order on the
+ * devices.
  */
 function sumOfReads(b: SymBuilder, reads: readonly Sym[], source: UpdateSource, { parameter }: Trained): Sym {
   const sum = (parts: readonly Sym[]): Sym => parts.reduce((x, y) => b.add(x, y));
@@ -137,7 +140,9 @@ function clipScale(b: SymBuilder, clip: number, norm: Sym): Sym {
   return b.reshape(b.binary("min", b.div(clip, b.add(norm, 1e-6)), 1), [1]);
 }
 
-/** Squared norms of all gradients. Those of alike split parameters are joined first, so that ranks sum them together. */
+/**
+ * Squared norms of all gradients. Those of alike split parameters are joined first, so that ranks sum them together.
+ */
 function squareVector(b: SymBuilder, source: UpdateSource, gradient: ReadonlyMap<Trained, Sym>): Sym {
   const kinds = new Map<string, Sym[]>();
   for (const t of normOrder(source)) {

@@ -1,4 +1,5 @@
-// ZeRO (Rajbhandari et al. 2020) as specs: along which dim the fsdp axis splits a parameter, its gradient and its state.
+// ZeRO (Rajbhandari et al. 2020) as specs: along which dim the fsdp axis splits a parameter, its gradient and its
+// state.
 import type { Shape } from "../core/shape.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
@@ -14,8 +15,8 @@ export const defaultZero: ZeroLevel = 3;
 const tolerated = 1.01;
 
 /**
- * The spec split once more, by fsdp, innermost, along the first of the dims that make the largest shard smallest; the spec
- * itself where no dim can be split, as of a scalar.
+ * The spec split once more, by fsdp, innermost, along the first of the dims that make the largest shard smallest; the
+ * spec itself where no dim can be split, as of a scalar.
  */
 export function splitByFsdp(shape: Shape, spec: ValueSpec, layout: MeshLayout): ValueSpec {
   if (layout.size("fsdp") === 1 || spec.dims.flat().includes("fsdp")) return spec;

@@ -45,11 +45,11 @@ struct Call {
 
 // check() sees views and literal attributes, never data or table; it must refuse whatever run() could not do safely for
 // *any* data and table: wrong operand counts, ranks, dims, dtypes, strides, attribute counts or values. The decoder has
-// already held every operand's extent against its region, and float and table indices against their sections.
-// run() never fails, never allocates, never reads or writes outside its operands whatever the data say (token ids!).
-// check() is the same function on all backends (native/backend/checks), so that all take the same programs.
-// prepare(), where there is one, may do slow things once when a program is loaded on a device (compile, choose): it sees
-// the device, no data, and perhaps no table; run() must work without it too.
+// already held every operand's extent against its region, and float and table indices against their sections. run()
+// never fails, never allocates, never reads or writes outside its operands whatever the data say (token ids!). check()
+// is the same function on all backends (native/backend/checks), so that all take the same programs. prepare(), where
+// there is one, may do slow things once when a program is loaded on a device (compile, choose): it sees the device, no
+// data, and perhaps no table; run() must work without it too.
 struct Kernel {
   Op op;
   Status (*check)(const Call& call);

@@ -17,9 +17,9 @@ class Pool;
 
 enum class Reduction : int32_t { sum = 0, max = 1, min = 2 };
 
-// One rank's part in the exchange of one tensor by all_reduce, all_gather, reduce_scatter, all_to_all, broadcast
-// or expert_exchange. Views are contiguous; what they and the counts must be is in opcodes.h and has been checked for this rank. Everything
-// lives until the call returns.
+// One rank's part in the exchange of one tensor by all_reduce, all_gather, reduce_scatter, all_to_all, broadcast or
+// expert_exchange. Views are contiguous; what they and the counts must be is in opcodes.h and has been checked for this
+// rank. Everything lives until the call returns.
 struct Collective {
   Op op = Op::all_reduce;
   const char* label = "";

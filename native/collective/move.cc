@@ -234,13 +234,15 @@ void receivePart(const Collective& theirs, const Collective& mine, int r, int me
   }
 }
 
-// Where the rows of every expert of every rank begin, for one rank's reading of the counts: by the ranks that bring them,
-// and by those that have the experts. Sums do not overflow: there are fewer than 2^32 counts below 2^31.
+// Where the rows of every expert of every rank begin, for one rank's reading of the counts: by the ranks that bring
+// them, and by those that have the experts. Sums do not overflow: there are fewer than 2^32 counts below 2^31.
 class ExpertRows {
  public:
   ExpertRows(const Collective& call, int ranks) : call_(call), ranks_(ranks) {}
 
-  int64_t rows(int rank, int64_t expert) const { return std::max<int32_t>(call_.rows[rank * call_.experts + expert], 0); }
+  int64_t rows(int rank, int64_t expert) const {
+    return std::max<int32_t>(call_.rows[rank * call_.experts + expert], 0);
+  }
 
   // Calls f(rank, expert, at) for all rows that come to `me` on the way there, expert after expert, with the place of
   // the rows in what the rank brings.
@@ -259,7 +261,8 @@ class ExpertRows {
     }
   }
 
-  // Calls f(rank, expert, at) for all rows that `me` brought, in that order, with their place on the rank that has them.
+  // Calls f(rank, expert, at) for all rows that `me` brought, in that order, with their place on the rank that has
+  // them.
   template <class F>
   void returning(int me, const F& f) const {
     int64_t e = 0;
@@ -278,8 +281,8 @@ class ExpertRows {
   int ranks_;
 };
 
-// Rows of the other ranks' x, as this rank's counts say, one after the other into y; zeros behind them. Whatever the counts
-// are, nothing outside of both is touched.
+// Rows of the other ranks' x, as this rank's counts say, one after the other into y; zeros behind them. Whatever the
+// counts are, nothing outside of both is touched.
 void expertExchange(std::span<const Collective> calls, int me, Pool& pool) {
   const Collective& mine = calls[static_cast<size_t>(me)];
   const int64_t width = mine.y->dims[1] * dtypeSize(mine.y->dtype), room = mine.y->dims[0];

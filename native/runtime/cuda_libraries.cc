@@ -44,8 +44,7 @@ CudaLibrary find(const char* name, Status (*load)(const Api**), std::string (*ve
 
 std::vector<CudaLibrary> findCudaLibraries() {
   return {find("CUDA driver library", cuda::abi::loadDriver, driverVersion),
-          find("NCCL", cuda::abi::loadNccl, ncclVersion),
-          find("cuBLASLt", cuda::abi::loadCublasLt, cublasVersion),
+          find("NCCL", cuda::abi::loadNccl, ncclVersion), find("cuBLASLt", cuda::abi::loadCublasLt, cublasVersion),
           find("NVRTC", cuda::abi::loadNvrtc, nvrtcVersion)};
 }
 

@@ -66,8 +66,8 @@ CommunicatorGroup& Executor::groupOf(const Instruction& instruction, const Actio
 
 namespace {
 
-// Elements of the whole tensor. Of an exchange with experts: the rows that a rank brings, which are known; what comes to
-// it depends on the data.
+// Elements of the whole tensor. Of an exchange with experts: the rows that a rank brings, which are known; what comes
+// to it depends on the data.
 int64_t trafficOf(const Collective& call) {
   if (call.op == Op::expert_exchange) return (call.back ? call.y : call.x)->count();
   return std::max(call.x->count(), call.y->count());

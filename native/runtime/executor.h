@@ -20,7 +20,8 @@ namespace meshwork {
 struct Counters {
   struct Traffic {
     int64_t calls = 0;
-    int64_t bytes = 0;  // of the whole tensor, as the rank sees it: the larger of x and y (expert_exchange: its own rows)
+    // of the whole tensor, as the rank sees it: the larger of x and y (expert_exchange: its own rows)
+    int64_t bytes = 0;
   };
   int64_t runs = 0;
   std::vector<int64_t> instructions = std::vector<int64_t>(kOpCount);  // by opcode

@@ -8,7 +8,8 @@
 #include "test/target.h"
 
 // Its own (inline) namespace: kernel_test.h has a Tensor too.
-namespace meshwork::test::inline kernels {
+namespace meshwork::test {
+inline namespace kernels {
 
 // A tensor with its own memory between two guards that nothing may write to.
 class Tensor {
@@ -159,4 +160,5 @@ void forEachIsa(const Body& body) {
   }
 }
 
-}  // namespace meshwork::test::inline kernels
+}  // namespace kernels
+}  // namespace meshwork::test

@@ -117,8 +117,8 @@ void allReduce(DType dtype, int ranks, int64_t count, Reduction reduction, bool 
   }
 }
 
-// Whatever each rank believes of the counts, nothing outside of the operands is touched; with true ones rows come to their
-// experts in the order of ranks, and back.
+// Whatever each rank believes of the counts, nothing outside of the operands is touched; with true ones rows come to
+// their experts in the order of ranks, and back.
 void expertExchange(const std::vector<std::vector<int32_t>>& beliefs, bool sound) {
   const int ranks = 3;
   const int32_t owners[] = {2, 0, 1};
@@ -156,7 +156,7 @@ void expertExchange(const std::vector<std::vector<int32_t>>& beliefs, bool sound
       CHECK_EQ(back[r][static_cast<size_t>(i)], i / 2 < rows ? x[r][static_cast<size_t>(i)] : 0.0f);
     }
   }
-  CHECK_EQ(there[1][0], 0.0f);                            // no expert lives there
+  CHECK_EQ(there[1][0], 0.0f);                               // no expert lives there
   CHECK_EQ(there[0][0], beliefs[0][0] > 0 ? 0.0f : 100.0f);  // the first row of expert 0
 }
 
@@ -164,7 +164,8 @@ TEST(collective_expert_exchange) {
   expertExchange({{2, 1, 3, 0, 0, 6, 1, 4, 0}}, true);
   expertExchange({{0, 0, 0, 6, 0, 0, 5, 0, 1}}, true);
   expertExchange({{INT32_MAX, INT32_MIN, 3, INT32_MAX, INT32_MAX, INT32_MAX, -1, -1, -1}}, false);
-  expertExchange({{9, 9, 9, 9, 9, 9, 9, 9, 9}, {0, 0, 0, 0, 0, 0, 0, 0, 0}, {-9, 1 << 30, 5, 7, 1 << 30, 2, 1, 1, 1}}, false);
+  expertExchange({{9, 9, 9, 9, 9, 9, 9, 9, 9}, {0, 0, 0, 0, 0, 0, 0, 0, 0}, {-9, 1 << 30, 5, 7, 1 << 30, 2, 1, 1, 1}},
+                 false);
 }
 
 TEST(collective_all_reduce) {

@@ -95,7 +95,8 @@ TEST(experts_capacity_takes_first_choices_first) {
 
 TEST(experts_refuse) {
   Tensor x(DType::f32, {4, 3}), counts(DType::i32, {2}), w(DType::f32, {2, 3, 5}), y(DType::f32, {4, 5});
-  Tensor floats(DType::f32, {2}), f64(DType::f64, {4, 5}), narrow(DType::f32, {2, 2, 5}), apart(DType::f32, {4, 3}, {8, 2});
+  Tensor floats(DType::f32, {2}), f64(DType::f64, {4, 5}), narrow(DType::f32, {2, 2, 5}),
+      apart(DType::f32, {4, 3}, {8, 2});
   Tensor repeated(DType::f32, {4, 5}, {0, 1});
   const auto product = [](Tensor* a, Tensor* c, Tensor* b, Tensor* d, int32_t start) {
     return Instruct(Op::grouped_matmul, {a, c, b}, {d}, {start}, {}, {0});

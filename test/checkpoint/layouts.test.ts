@@ -1,4 +1,5 @@
-// Training stopped under one layout and gone on with under another: tensors to the bit, the next losses within tolerance.
+// Training stopped under one layout and gone on with under another: tensors to the bit, the next losses within
+// tolerance.
 import assert from "node:assert/strict";
 import { loadCheckpoint } from "../../lib/checkpoint/load.ts";
 import { saveCheckpoint } from "../../lib/checkpoint/save.ts";
@@ -12,7 +13,10 @@ import { scratchFolder } from "../errors/small.ts";
 
 const long = process.env.MESHWORK_LONG === "1";
 
-/** Twelve layouts: each axis alone, mixed, and uneven (3 does not divide the heads' widths, the batch or the vocabulary). */
+/**
+ * Twelve layouts: each axis alone, mixed, and uneven (3 does not divide the heads' widths, the batch or the
+ * vocabulary).
+ */
 const layouts: readonly Readonly<Record<string, number>>[] = [
   {},
   { dp: 2 },
@@ -107,7 +111,8 @@ describe("a training gone on with under another layout", function () {
         other.step.step = loaded.step;
         const next = await train(other, after);
         next.forEach((loss, n) => {
-          // float32 sums in other orders, ten optimizer steps on: PyTorch's tolerance for float32 losses of whole models.
+          // float32 sums in other orders, ten optimizer steps on: PyTorch's tolerance for float32 losses of whole
+          // models.
           assert.ok(Math.abs(loss - losses[n]!) <= 1e-3 * losses[n]!, `${where}, step ${n}: ${loss}, ${losses[n]}`);
         });
       }

@@ -1,4 +1,5 @@
-// Compiling in a worker thread: the same programs as on the calling thread, the same errors, and an event loop that goes on.
+// Compiling in a worker thread: the same programs as on the calling thread, the same errors, and an event loop that
+// goes on.
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";

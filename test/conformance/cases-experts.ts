@@ -1,4 +1,5 @@
-// Cases of routing to experts and of what experts compute: groups of uneven and of no size, dropped choices, hostile counts.
+// Cases of routing to experts and of what experts compute: groups of uneven and of no size, dropped choices, hostile
+// counts.
 import type { DType } from "../../lib/core/dtype.ts";
 import { gateActivations } from "../../lib/ops/experts.ts";
 import { type Case, makeCase } from "./case.ts";

@@ -86,8 +86,8 @@ function compileFor(graph: Graph, feeds: Feeds, layout: MeshLayout, rank: number
 
 /**
  * Runs the graph on all devices of the engine (one for each rank of the layout) with fed values and outputs split as
- * `specs` say (by name; whole where they say nothing), `times` times. Returns each device's outputs, in the graph's order.
- * Throws when two runs differ in a bit. `after` is a pass that follows sharding.
+ * `specs` say (by name; whole where they say nothing), `times` times. Returns each device's outputs, in the graph's
+ * order. Throws when two runs differ in a bit. `after` is a pass that follows sharding.
  */
 export async function runOnDevices(
   engine: Engine,

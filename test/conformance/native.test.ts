@@ -1,5 +1,5 @@
-// Every case as users run it, through tensors of a mesh: on one device against the reference, with the same bits again and
-// for any number of threads; and with operands split at random, against the reference.
+// Every case as users run it, through tensors of a mesh: on one device against the reference, with the same bits again
+// and for any number of threads; and with operands split at random, against the reference.
 import assert from "node:assert/strict";
 import { fromStorage, type StorageArray } from "../../lib/core/dtype.ts";
 import { ShapeError } from "../../lib/core/errors.ts";
@@ -62,7 +62,9 @@ function drawSplits(axes: readonly string[], round: number): Splits {
   };
 }
 
-/** Sums in another order. Partial bf16 results are rounded before they are added up, each to half a unit of its size. */
+/**
+ * Sums in another order. Partial bf16 results are rounded before they are added up, each to half a unit of its size.
+ */
 function splitTolerance(c: Case, y: Dense): Tolerance {
   const { relative, absolute } = toleranceOf([...c.inputs, y]);
   const largest = y.data.reduce((m, v) => (Number.isFinite(v) ? Math.max(m, Math.abs(v)) : m), 0);

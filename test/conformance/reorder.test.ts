@@ -73,7 +73,8 @@ describe("operands in another order", function () {
         const map = getOp(op).sharding.factors(types, made, params);
         const check = (inputs: Names, outputs: Names, factor: string): void => {
           const sizes = [...sizesOf(inputs, types, factor), ...sizesOf(outputs, made, factor)];
-          if (new Set(sizes).size !== 1 || sizes[0]! < 2) return; // dims of several sizes are none that may be reordered
+          // dims of several sizes are none that may be reordered
+          if (new Set(sizes).size !== 1 || sizes[0]! < 2) return;
           const expected = along(evaluateOp(op, c.inputs, made, params), outputs, factor);
           const found = evaluateOp(op, along(c.inputs, inputs, factor), made, params);
           found.forEach((y, i) => {

@@ -1,4 +1,5 @@
-// Every function, class and method of the public API with values of the wrong type: errors of meshwork's own kinds, no others.
+// Every function, class and method of the public API with values of the wrong type: errors of meshwork's own kinds, no
+// others.
 import assert from "node:assert/strict";
 import { MeshworkError } from "../../lib/core/errors.ts";
 import * as api from "../../lib/index.ts";

@@ -1,4 +1,5 @@
-// Run as a process of its own by faults.test.ts, with the library that injects faults: saves checkpoints, step after step.
+// Run as a process of its own by faults.test.ts, with the library that injects faults: saves checkpoints, step after
+// step.
 import { readdirSync } from "node:fs";
 import path from "node:path";
 import { Checkpointer } from "../../lib/checkpoint/checkpointer.ts";

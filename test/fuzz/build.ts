@@ -20,7 +20,10 @@ export function weighted(b: SymBuilder, values: readonly Sym[]): Sym {
   return terms.reduce((a, c) => b.add(a, c));
 }
 
-/** What the program gives: values that nothing reads, and the gradients of their weighted sum with respect to the leaves. */
+/**
+ * What the program gives: values that nothing reads, and the gradients of their weighted sum with respect to the
+ * leaves.
+ */
 export function buildProgram(recipe: Recipe, b: SymBuilder, leaves: readonly Sym[]): NamedSym[] {
   const values = [...leaves];
   for (const { op, picks } of recipe.steps) values.push(addStep(op, { b, dtype: recipe.dtype, values, picks }));

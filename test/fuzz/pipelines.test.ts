@@ -1,5 +1,6 @@
-// Random programs as the microbatches of a step: cut into pipeline stages, batches and parameters split at random, on any
-// schedule. Losses and gradients, added up over uneven microbatches, are those of the reference, microbatch by microbatch.
+// Random programs as the microbatches of a step: cut into pipeline stages, batches and parameters split at random, on
+// any schedule. Losses and gradients, added up over uneven microbatches, are those of the reference, microbatch by
+// microbatch.
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { LoadedStep } from "../../lib/compile/load.ts";
@@ -320,7 +321,9 @@ async function runOn(
   }
 }
 
-/** True when the steps, which look at sizes, make the same nodes for all microbatches: else their results are others. */
+/**
+ * True when the steps, which look at sizes, make the same nodes for all microbatches: else their results are others.
+ */
 function isOneProgram(plan: Plan): boolean {
   const [first, ...rest] = microbatchSizes(plan.batch, plan.microbatches).map((n) => {
     const { nodes } = traceMicro(plan, n);

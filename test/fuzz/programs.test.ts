@@ -1,5 +1,5 @@
-// Random programs, with gradients, on random meshes with randomly split leaves: equal to one device, which equals the reference.
-// A failure shrinks and prints its graph.
+// Random programs, with gradients, on random meshes with randomly split leaves: equal to one device, which equals the
+// reference. A failure shrinks and prints its graph.
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { fromStorage } from "../../lib/core/dtype.ts";

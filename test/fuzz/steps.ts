@@ -41,8 +41,8 @@ function partner({ b, values, picks }: StepContext, x: Sym): Sym {
 }
 
 /**
- * A mixture of experts: which of them a token gets goes by its index, so that no rounding changes it; two in five bound what an
- * expert takes.
+ * A mixture of experts: which of them a token gets goes by its index, so that no rounding changes it; two in five bound
+ * what an expert takes.
  */
 function experts(context: StepContext): Sym {
   const { b, dtype, picks } = context;
@@ -119,7 +119,9 @@ function reduction(kind: "sum" | "max" | "min"): Step {
   };
 }
 
-/** Contracts a dim of x with one of equal size of another value (x itself in need); equal leading dims may be a batch. */
+/**
+ * Contracts a dim of x with one of equal size of another value (x itself in need); equal leading dims may be a batch.
+ */
 const einsum: Step = (context) => {
   const { b, values, picks } = context;
   const x = first(context);

@@ -1,4 +1,5 @@
-// GPT-2, Llama and Mixtral against PyTorch's float64 runs: logits, loss and gradient norm through the reference evaluator.
+// GPT-2, Llama and Mixtral against PyTorch's float64 runs: logits, loss and gradient norm through the reference
+// evaluator.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";

@@ -1,5 +1,5 @@
-// Rows sent to experts and back on every kind of mesh: results and gradients are those of one device, with uneven batches,
-// ranks without a sample, ranks without an expert, and experts without a row.
+// Rows sent to experts and back on every kind of mesh: results and gradients are those of one device, with uneven
+// batches, ranks without a sample, ranks without an expert, and experts without a row.
 import assert from "node:assert/strict";
 import type { Graph } from "../../lib/ir/graph.ts";
 import { MeshLayout } from "../../lib/ir/mesh.ts";

@@ -62,8 +62,9 @@ export function tablesText(outcomes: Outcomes): string {
 function introduction(): string {
   const legend = letters.map((letter) => `${letter} ${models[letter].name}`).join(", ");
   return `Letters name the models that train alike: ${legend}. Differences are at most ${tolerance.loss} for losses,
-${tolerance.gradNorm} for gradient norms and weights, relative to the value, or to 0.01 where it is smaller. A number in brackets
-after a letter is the reason why the layout is refused, below. Empty cells are two ways of one axis, or stand elsewhere.
+${tolerance.gradNorm} for gradient norms and weights, relative to the value, or to 0.01 where it is smaller. A number in
+brackets after a letter is the reason why the layout is refused, below. Empty cells are two ways of one axis, or stand
+elsewhere.
 `;
 }
 

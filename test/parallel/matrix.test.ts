@@ -1,5 +1,6 @@
-// The composition matrix: every pair of ways to split a model trains as one device does, or is refused for the reason that
-// docs/LAYOUTS.md states. MESHWORK_LONG=1 runs every model in every pair, every triple and all axes at once; else one model in each pair.
+// The composition matrix: every pair of ways to split a model trains as one device does, or is refused for the reason
+// that docs/LAYOUTS.md states. MESHWORK_LONG=1 runs every model in every pair, every triple and all axes at once; else
+// one model in each pair.
 import assert from "node:assert/strict";
 import { type Cell, cellText, letters, outcomeOf, ownModel, pairs, singles, triples, wholes } from "./matrix.ts";
 import { documentedTables, readTables, tablesText } from "./matrix-tables.ts";

@@ -1,5 +1,5 @@
-// The composition matrix: every pair of ways to split a model, and every triple, trained beside one device. The tables of
-// docs/LAYOUTS.md are made from it.
+// The composition matrix: every pair of ways to split a model, and every triple, trained beside one device. The tables
+// of docs/LAYOUTS.md are made from it.
 import { PlanError } from "../../lib/core/errors.ts";
 import { createModel } from "../../lib/nn/load.ts";
 import { adamw } from "../../lib/optim/optimizer.ts";

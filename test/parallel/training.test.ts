@@ -1,5 +1,5 @@
-// Training steps of small models on every kind of mesh: losses, gradient norms and weights are those of one device, with
-// uneven batches, uneven microbatches, targets that do not count, and dropout.
+// Training steps of small models on every kind of mesh: losses, gradient norms and weights are those of one device,
+// with uneven batches, uneven microbatches, targets that do not count, and dropout.
 import assert from "node:assert/strict";
 import type { ModelConfig } from "../../lib/nn/config.ts";
 import { createModel } from "../../lib/nn/load.ts";

@@ -12,7 +12,9 @@ const time = 8;
 
 type Options = Partial<TrainStepOptions<"inputs" | "targets">> & { readonly samples: number };
 
-/** Bytes of the whole tensors of a device's exchanges in one step, by op and size of the group; and the model's sizes. */
+/**
+ * Bytes of the whole tensors of a device's exchanges in one step, by op and size of the group; and the model's sizes.
+ */
 async function volume(axes: Readonly<Record<string, number>>, { samples, ...options }: Options) {
   await using mesh = await Mesh.open({ device: "null", axes, timeoutMs: 60_000 });
   const model = new Llama({

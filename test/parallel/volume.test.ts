@@ -81,7 +81,8 @@ describe("what a step sends", function () {
     it(`${model} in ${precision}, tensor parallel over 16 of 64 devices: 4 L + 2 all-reduces of the stream`, async () => {
       const sent = await count(model, { dp, tp }, length, { precision });
       const all = sent("all_reduce", tp);
-      // Each layer two forward and two backward; the split vocabulary one each way, and three numbers a token in the loss.
+      // Each layer two forward and two backward; the split vocabulary one each way, and three numbers a token in the
+      // loss.
       const micro = sums + product + embedded + 3 * tokens * 4;
       assert.equal(all.bytes, microbatches * micro + normBytes(model));
       for (const op of ["all_gather", "reduce_scatter", "all_to_all"]) assert.equal(sent(op, tp).calls, 0, op);

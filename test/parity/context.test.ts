@@ -1,4 +1,5 @@
-// Context parallelism against PyTorch's reference runs, through the command: sequences split over ranks, with every other axis.
+// Context parallelism against PyTorch's reference runs, through the command: sequences split over ranks, with every
+// other axis.
 import assert from "node:assert/strict";
 import { rm } from "node:fs/promises";
 import path from "node:path";

@@ -1,4 +1,5 @@
-// Whole models against PyTorch's reference runs, through the command, under every layout (tolerances: the runs' README).
+// Whole models against PyTorch's reference runs, through the command, under every layout (tolerances: the runs'
+// README).
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { rm } from "node:fs/promises";

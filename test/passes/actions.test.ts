@@ -1,4 +1,5 @@
-// Actions: transfers next to the runs that make and need them, slots and waits; proven for all sizes and random boundaries.
+// Actions: transfers next to the runs that make and need them, slots and waits; proven for all sizes and random
+// boundaries.
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { PlanError } from "../../lib/core/errors.ts";

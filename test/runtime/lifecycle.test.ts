@@ -9,7 +9,8 @@ const programs = new URL("program.ts", import.meta.url).href;
 
 /** Runs a script in its own process; it must end by itself. Resolves with what it printed. */
 async function script(body: string): Promise<string> {
-  const code = `const addon = await import(${JSON.stringify(lib)}); const { longPrograms } = await import(${JSON.stringify(programs)});
+  const code = `const addon = await import(${JSON.stringify(lib)});
+const { longPrograms } = await import(${JSON.stringify(programs)});
 const start = () => {
   const engine = addon.engineOpen({ backend: "cpu", devices: 2 });
   const executable = addon.executableLoad(engine, longPrograms(2), [new Int32Array(), new Int32Array()], 0, 0);

@@ -1,4 +1,5 @@
-// Sequence parallelism: with it and without, a step is that of one device; memory falls, and cost decides where nobody does.
+// Sequence parallelism: with it and without, a step is that of one device; memory falls, and cost decides where nobody
+// does.
 import assert from "node:assert/strict";
 import { PlanError } from "../../lib/core/errors.ts";
 import { parseModelConfig } from "../../lib/nn/config.ts";

@@ -1,4 +1,5 @@
-// Steps whose sequences are split: any loss, with dropout, shifts, masks and positions of its own, is that of one device.
+// Steps whose sequences are split: any loss, with dropout, shifts, masks and positions of its own, is that of one
+// device.
 import assert from "node:assert/strict";
 import { zigzag } from "../../lib/compile/sequence.ts";
 import { parseModelConfig } from "../../lib/nn/config.ts";

@@ -10,8 +10,8 @@ constexpr int kIsaCount = 5;
 const char* isaName(Isa isa);
 // Whether this build and this processor (and its operating system) can run the kernels of `isa`.
 bool isaSupported(Isa isa);
-// The fastest supported set, or what MESHWORK_CPU_ISA=amx|avx512bf16|avx512|avx2|portable asks for. A name that is unknown
-// or not supported here is ignored.
+// The fastest supported set, or what MESHWORK_CPU_ISA=amx|avx512bf16|avx512|avx2|portable asks for. A name that is
+// unknown or not supported here is ignored.
 Isa activeIsa();
 
 }  // namespace meshwork

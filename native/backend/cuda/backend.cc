@@ -125,7 +125,7 @@ Status open(int devices, std::shared_ptr<Backend>* backend) {
   if (gpus == 0) return Status(Code::device, "no CUDA device can be used: " + problem);
   if (devices > kMaxReduceRanks) {
     return Status(Code::invalidArgument, "a mesh of CUDA devices has at most " + std::to_string(kMaxReduceRanks) +
-                                         " ranks in one process, not " + std::to_string(devices));
+                                             " ranks in one process, not " + std::to_string(devices));
   }
   auto opened = std::make_shared<CudaBackend>();
   Status status = opened->open(devices, gpus);

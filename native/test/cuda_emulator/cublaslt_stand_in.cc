@@ -153,8 +153,8 @@ CublasStatus multiply(Handle, Desc desc, const void* alpha, const void* a, Layou
 
 size_t version() { return 130000; }
 
-const CublasLt kStandIn = {make, destroy,    version, makeDesc, destroy, set,           makeLayout,
-                           destroy, set, make,    destroy,  set,     findAlgorithm, multiply};
+const CublasLt kStandIn = {make,    destroy, version, makeDesc, destroy, set,           makeLayout,
+                           destroy, set,     make,    destroy,  set,     findAlgorithm, multiply};
 
 Status none() { return Status(Code::unsupported, "there is no CUDA library for an emulated device"); }
 

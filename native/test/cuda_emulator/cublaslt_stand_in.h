@@ -10,9 +10,9 @@ class CublasLtStandIn {
   ~CublasLtStandIn();
   CublasLtStandIn(const CublasLtStandIn&) = delete;
 
-  int products() const;  // that it has computed
-  int living() const;  // handles, descriptors, layouts and preferences that have not been destroyed
-  int heuristics() const;  // how often it was asked for an algorithm
+  int products() const;     // that it has computed
+  int living() const;       // handles, descriptors, layouts and preferences that have not been destroyed
+  int heuristics() const;   // how often it was asked for an algorithm
   void refuseAlgorithms();  // from now on heuristics find none
 };
 

@@ -1,4 +1,5 @@
-// Work on rows that lie expert after expert: products with a matrix each, gates, and the weighted sum of a token's rows.
+// Work on rows that lie expert after expert: products with a matrix each, gates, and the weighted sum of a token's
+// rows.
 #include "backend/checks/experts.h"
 
 #include <algorithm>
@@ -191,8 +192,9 @@ void gate(const Call& call) {
     for (int64_t r = first; r < last; ++r) {
       const T *left = rowOf<T>(a, r), *right = rowOf<T>(b, r);
       T* to = rowOf<T>(y, r);
-      forVectors<A>(
-          width, [&](int64_t i, int n) { storeSome(to + i, Act::value(loadSome(left + i, n)) * loadSome(right + i, n), n); });
+      forVectors<A>(width, [&](int64_t i, int n) {
+        storeSome(to + i, Act::value(loadSome(left + i, n)) * loadSome(right + i, n), n);
+      });
     }
   });
   zeroRows(call, y, rows, y.dim(0));

@@ -107,7 +107,7 @@ MESHWORK_EACH float roundToBf16(float x) { return widen(Bf16{bf16Bits(x)}); }
 MESHWORK_EACH int wrap(unsigned x) { return static_cast<int>(x); }
 MESHWORK_EACH unsigned bitsOf(int x) { return static_cast<unsigned>(x); }
 
-#define MESHWORK_UNARY(name, onFloat, onDouble)            \
+#define MESHWORK_UNARY(name, onFloat, onDouble)         \
   MESHWORK_EACH float name(float x) { return onFloat; } \
   MESHWORK_EACH double name(double x) { return onDouble; }
 

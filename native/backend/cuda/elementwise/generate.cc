@@ -15,10 +15,10 @@ constexpr const char* kFunctions =
     ;
 
 constexpr const char* kNames[] = {
-    "const", "iota",  "cast", "round_to", "neg",  "abs",       "sign", "floor",     "ceil", "round", "exp",
-    "log",   "sqrt",  "rsqrt", "reciprocal", "sin", "cos",     "tanh", "erf",       "sigmoid", "gelu", "gelu_grad",
-    "silu",  "silu_grad", "not", "is_finite", "add", "sub",    "mul",  "div",       "rem",  "max",   "min",
-    "pow",   "eq",    "ne",   "lt",       "le",   "and",       "or",   "select"};
+    "const", "iota",      "cast",  "round_to",   "neg", "abs", "sign", "floor", "ceil",    "round", "exp",
+    "log",   "sqrt",      "rsqrt", "reciprocal", "sin", "cos", "tanh", "erf",   "sigmoid", "gelu",  "gelu_grad",
+    "silu",  "silu_grad", "not",   "is_finite",  "add", "sub", "mul",  "div",   "rem",     "max",   "min",
+    "pow",   "eq",        "ne",    "lt",         "le",  "and", "or",   "select"};
 static_assert(sizeof(kNames) / sizeof(kNames[0]) == kEOpCount);
 static_assert(kNames[kEOpCount - 1][0] == 's' && static_cast<int>(EOp::select_) == kEOpCount - 1);
 
@@ -89,8 +89,7 @@ std::string literal(ValueType type, double number) {
   if (type == ValueType::f32) {
     return format("__uint_as_float(0x%08xu)", std::bit_cast<uint32_t>(static_cast<float>(number)));
   }
-  return format("__longlong_as_double(0x%016llxll)",
-                static_cast<unsigned long long>(std::bit_cast<uint64_t>(number)));
+  return format("__longlong_as_double(0x%016llxll)", static_cast<unsigned long long>(std::bit_cast<uint64_t>(number)));
 }
 
 // Writes the source, counting the parameter words it reads as fusedParameters() lays them out.
@@ -113,9 +112,10 @@ class Generator {
                    kFusedThreads, kFusedName);
     const char* index = wideIndex(layout_) ? "unsigned long long" : "unsigned";
     text += format("  using Index = %s;\n  const Index packs = static_cast<Index>(p.w[0]);\n", index);
-    text += format("  for (Index pack = static_cast<Index>(blockIdx.x) * %du + threadIdx.x; pack < packs; "
-                   "pack += static_cast<Index>(gridDim.x) * %du) {\n",
-                   kFusedThreads, kFusedThreads);
+    text += format(
+        "  for (Index pack = static_cast<Index>(blockIdx.x) * %du + threadIdx.x; pack < packs; "
+        "pack += static_cast<Index>(gridDim.x) * %du) {\n",
+        kFusedThreads, kFusedThreads);
     text += before_;
     text += format("#pragma unroll\n    for (int k = 0; k < %d; ++k) {\n", layout_.width);
     text += body_ + "    }\n" + after_ + "  }\n}\n";

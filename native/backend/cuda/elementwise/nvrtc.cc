@@ -1,7 +1,8 @@
 // Compiles fused kernels with NVRTC and starts them through the driver.
+#include "backend/cuda/abi/nvrtc.h"
+
 #include <utility>
 
-#include "backend/cuda/abi/nvrtc.h"
 #include "backend/cuda/elementwise/fused.h"
 #include "backend/cuda/elementwise/generate.h"
 

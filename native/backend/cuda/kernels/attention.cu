@@ -23,9 +23,8 @@ struct Rows {
 
 // T is the storage type, S the type of the sums; a thread has kRows rows and kColumns columns of the result.
 template <class T, class S, int kRows, int kColumns>
-__global__ void __launch_bounds__(kFmaThreads)
-    attentionByFma(AttentionShape x, Heads<const T> q, Heads<const T> k, Heads<const T> v, Heads<T> out,
-                   Norms<Compute<T>> lse) {
+__global__ void __launch_bounds__(kFmaThreads) attentionByFma(AttentionShape x, Heads<const T> q, Heads<const T> k,
+                                                              Heads<const T> v, Heads<T> out, Norms<Compute<T>> lse) {
   constexpr int kTileRows = 16 * kRows, kScores = kFmaKeys / 16;
   MESHWORK_DYNAMIC_SHARED(memory);
   S* left = reinterpret_cast<S*>(memory);
@@ -88,8 +87,7 @@ __global__ void __launch_bounds__(kFmaThreads)
     if (i >= x.length) continue;
     const bool blind = most[r] == noScore<S>();
     if (tx == 0) {
-      lse.at(rows.batch, rows.head, i) =
-          static_cast<Compute<T>>(blind ? noScore<S>() : most[r] + logarithm(total[r]));
+      lse.at(rows.batch, rows.head, i) = static_cast<Compute<T>>(blind ? noScore<S>() : most[r] + logarithm(total[r]));
     }
     const S factor = blind ? S(0) : S(1) / total[r];
 #pragma unroll
@@ -231,8 +229,7 @@ void launchMma(const Call& call, const AttentionShape& x) {
 
 template <class T, class S, int kRows, int kColumns>
 void launchFma(const Call& call, const AttentionShape& x) {
-  constexpr size_t kShared =
-      (16 * kRows * (kFmaPitch + kFmaKeys + 1) + kFmaKeys * kFmaPitch) * sizeof(S);
+  constexpr size_t kShared = (16 * kRows * (kFmaPitch + kFmaKeys + 1) + kFmaKeys * kFmaPitch) * sizeof(S);
   launch(deviceOf(call), attentionBlocks(tilesOf(x.length, 16 * kRows), x.batch * x.heads), kFmaThreads, kShared,
          attentionByFma<T, S, kRows, kColumns>, x, headsOf<const T>(call.in[0]), headsOf<const T>(call.in[1]),
          headsOf<const T>(call.in[2]), headsOf<T>(call.out[0]), normsOf<Compute<T>>(call.out[1]));

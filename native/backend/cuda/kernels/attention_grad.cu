@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(kFmaThreads) gradByFma(Operands<T, S> o) {
   const Ranges mine = part.own(x, kTileRows);
   const S scale = static_cast<S>(x.scale);
   const int64_t b = part.batch;
-  S first[kRows][kColumns] = {};                      // dk or dq
-  S second[kForKeys ? kRows : 1][kColumns] = {};      // dv
+  S first[kRows][kColumns] = {};                  // dk or dq
+  S second[kForKeys ? kRows : 1][kColumns] = {};  // dv
   for (int64_t head = part.head; head < part.head + part.heads; ++head) {
     for (int64_t other = 0; other < part.others; other += kFmaOthers) {
       if (part.sight(x, mine, other, kFmaOthers) == Sight::none) continue;
@@ -190,8 +190,8 @@ __global__ void __launch_bounds__(kMmaThreads) gradByMma(Operands<bf16, float> o
     }
   }
   const float scale = static_cast<float>(x.scale);
-  float first[kFeatures / 8][4] = {};                   // dk or dq
-  float second[kForKeys ? kFeatures / 8 : 1][4] = {};   // dv
+  float first[kFeatures / 8][4] = {};                  // dk or dq
+  float second[kForKeys ? kFeatures / 8 : 1][4] = {};  // dv
   int64_t at = nextSeen(0);
   start(at, 0);
   for (int stage = 0; at < end; stage ^= 1) {

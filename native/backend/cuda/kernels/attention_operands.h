@@ -165,9 +165,9 @@ inline int64_t tilesOf(int64_t count, int64_t each) { return (count + each - 1) 
 // ---- products by fused multiply-adds: 256 threads as 16 x 16 ----
 
 constexpr int kFmaThreads = 256;
-constexpr int kFmaChunk = 32;               // features, or value features, in shared memory at a time
+constexpr int kFmaChunk = 32;  // features, or value features, in shared memory at a time
 constexpr int kFmaPitch = kFmaChunk + 1;
-constexpr int kFmaFeatures = 128;           // up to here a thread holds 4 rows by 8 columns of a result, else 1 by 32
+constexpr int kFmaFeatures = 128;  // up to here a thread holds 4 rows by 8 columns of a result, else 1 by 32
 
 __device__ __forceinline__ float multiplyAdd(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ __forceinline__ double multiplyAdd(double a, double b, double c) { return fma(a, b, c); }

@@ -1,10 +1,9 @@
 // Copies between any two layouts of the same dims, and of the part of a tensor that is this device's shard: as elements
-// of up to 16 bytes where both sides allow it, transpositions by tiles through shared memory, else element by element in
-// y's order.
-#include "backend/checks/copy.h"
-
+// of up to 16 bytes where both sides allow it, transpositions by tiles through shared memory, else element by element
+// in y's order.
 #include <algorithm>
 
+#include "backend/checks/copy.h"
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/elements.h"
 #include "backend/cuda/launch.h"
@@ -91,8 +90,8 @@ void transpose(Device& device, Loops loops, int other, std::byte* y, const std::
     for (auto& strides : loops.strides) std::swap(strides[d], strides[d + 1]);
   }
   constexpr int64_t size = kTile<T>;
-  const int64_t tiles = loops.count(last - 1) * ((loops.dims[last - 1] + size - 1) / size) *
-                        ((loops.dims[last] + size - 1) / size);
+  const int64_t tiles =
+      loops.count(last - 1) * ((loops.dims[last - 1] + size - 1) / size) * ((loops.dims[last] + size - 1) / size);
   launch(device, blocksFor(device, tiles, 1, 32), kThreads, 0, copyTiles<T>, reinterpret_cast<T*>(y),
          reinterpret_cast<const T*>(x), loops, tiles);
 }

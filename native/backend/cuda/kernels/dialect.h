@@ -9,10 +9,10 @@
 #if defined(MESHWORK_CUDA_EMULATOR)
 
 // MESHWORK_SHARED_ARRAY(float, tile, [32][33]); declares a shared array of the block.
-#define MESHWORK_SHARED_ARRAY(Type, name, extents)                                                    \
-  static const char name##Key = 0;                                                              \
-  using name##Type = Type extents;                                                              \
-  name##Type& name = *static_cast<name##Type*>(                                                 \
+#define MESHWORK_SHARED_ARRAY(Type, name, extents) \
+  static const char name##Key = 0;                 \
+  using name##Type = Type extents;                 \
+  name##Type& name = *static_cast<name##Type*>(    \
       ::meshwork::emulator::sharedVariable(&name##Key, sizeof(name##Type), alignof(name##Type)))
 // MESHWORK_DYNAMIC_SHARED(name); declares `name`, the launch's dynamic shared memory, aligned to 128 bytes.
 #define MESHWORK_DYNAMIC_SHARED(name) auto* name = static_cast<unsigned char*>(::meshwork::emulator::dynamicShared())
@@ -20,7 +20,7 @@
 #else
 
 #define MESHWORK_SHARED_ARRAY(Type, name, extents) __shared__ Type name extents
-#define MESHWORK_DYNAMIC_SHARED(name)                                    \
+#define MESHWORK_DYNAMIC_SHARED(name)                                     \
   extern __shared__ __align__(128) unsigned char meshworkDynamicShared[]; \
   unsigned char* name = meshworkDynamicShared
 

@@ -1,17 +1,15 @@
 // Elementwise expressions: a kernel of their own where they can be compiled (elementwise/fused.h), else one that
 // interprets them. An output may be the same memory as an input of the same dtype and strides: a thread reads all of an
 // element, or of a pack of neighbours, before it writes any.
-#include "backend/checks/elementwise.h"
-
 #include <algorithm>
 
+#include "backend/checks/elementwise.h"
+#include "backend/cuda/elementwise/functions.h"  // includes nothing: after what declares CUDA's words
 #include "backend/cuda/elementwise/fused.h"
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/dialect.h"
 #include "backend/cuda/launch.h"
 #include "backend/expression.h"
-
-#include "backend/cuda/elementwise/functions.h"  // includes nothing: after what declares CUDA's words
 
 namespace meshwork::cuda {
 namespace {
@@ -267,16 +265,16 @@ __global__ void __launch_bounds__(kThreads) interpret(const __grid_constant__ Pl
     }
     for (int k = p.inputs + p.outputs; k < p.inputs + p.outputs + p.counters; ++k) {
       const auto at = static_cast<uint32_t>(offsetOf(p, k, index)) + static_cast<uint32_t>(p.starts[k]);
-      values[p.values[k]] = castTo(static_cast<ValueType>(p.types[k]), ValueType::i32,
-                                   valueOf(static_cast<int32_t>(at)));
+      values[p.values[k]] =
+          castTo(static_cast<ValueType>(p.types[k]), ValueType::i32, valueOf(static_cast<int32_t>(at)));
     }
     for (int k = 0; k < p.steps; ++k) {
       const Step step = p.step[k];
       const auto op = static_cast<EOp>(step.op);
       if (op == EOp::iota_) continue;
-      values[p.inputs + k] = op == EOp::const_ ? castTo(static_cast<ValueType>(step.type), ValueType::f64,
-                                                        valueOf(p.constants[k]))
-                                               : evaluate(step, values);
+      values[p.inputs + k] = op == EOp::const_
+                                 ? castTo(static_cast<ValueType>(step.type), ValueType::f64, valueOf(p.constants[k]))
+                                 : evaluate(step, values);
     }
     for (int k = p.inputs; k < p.inputs + p.outputs; ++k) {
       writeElement(p.data[k], static_cast<DType>(p.dtypes[k]), offsetOf(p, k, index), values[p.values[k]],

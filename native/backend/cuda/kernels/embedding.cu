@@ -1,6 +1,5 @@
 // Rows of a table chosen by ids, and the sum of gradients back into them. Ids outside of the table are skipped.
 #include "backend/checks/embedding.h"
-
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/groups.h"
 
@@ -54,8 +53,8 @@ void runEmbedding(const Call& call) {
 
 // ---- backward: every sum in ascending order of the ids, as on the CPU ----
 
-constexpr int kTableRows = 64;   // of the table, that a block sums
-constexpr int kListed = 1024;    // occurrences of its rows that a block holds at a time
+constexpr int kTableRows = 64;  // of the table, that a block sums
+constexpr int kListed = 1024;   // occurrences of its rows that a block holds at a time
 constexpr uint32_t kNothing = 0xffffffffu;
 
 // An occurrence of one of the block's rows as a number: ordered by row, then by position in the list, which is the

@@ -1,11 +1,10 @@
-// Work on rows that lie expert after expert: products with a matrix each, gates, and the weighted sum of a token's rows.
-// How many rows a group has is data, so that grids are as large as any counts need and blocks find what is theirs.
+// Work on rows that lie expert after expert: products with a matrix each, gates, and the weighted sum of a token's
+// rows. How many rows a group has is data, so that grids are as large as any counts need and blocks find what is
+// theirs.
 #include "backend/checks/experts.h"
-
+#include "backend/cuda/elementwise/functions.h"  // includes nothing: after what declares CUDA's words
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/groups.h"
-
-#include "backend/cuda/elementwise/functions.h"  // includes nothing: after what declares CUDA's words
 
 namespace meshwork::cuda {
 namespace {
@@ -103,8 +102,8 @@ struct GroupedMatmul {
   GroupRows groups;
 };
 
-// A block makes one tile of columns of one tile of rows. Tiles of rows are counted group after group, and the rows behind
-// the last are one more. Rows of no group of ours become zeros.
+// A block makes one tile of columns of one tile of rows. Tiles of rows are counted group after group, and the rows
+// behind the last are one more. Rows of no group of ours become zeros.
 template <class T>
 __global__ void __launch_bounds__(kGroupThreads) groupedMatmul(GroupedMatmul<T> m) {
   const int64_t across = (m.columns + kTile - 1) / kTile;
@@ -260,8 +259,9 @@ void runGate(const Call& call) {
   if (a.view->count() == 0) return;
   withFloat(a.view->dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    const Gate<T> g{rowsOf<const T>(a), rowsOf<const T>(b),           rowsOf<const T>(dy), rowsOf<T>(y),
-                    rowsOf<T>(db),      groupRows(call.in[2], a.dim(0)), a.dim(1),            call.attrs[0]};
+    const Gate<T> g{rowsOf<const T>(a), rowsOf<const T>(b), rowsOf<const T>(dy),
+                    rowsOf<T>(y),       rowsOf<T>(db),      groupRows(call.in[2], a.dim(0)),
+                    a.dim(1),           call.attrs[0]};
     const bool aligned = wideRows(a) && wideRows(b) && wideRows(dy) && wideRows(y) && wideRows(db);
     withBool(takesBlock(g.width * static_cast<int64_t>(sizeof(T))), [&](auto block) {
       withBool(aligned, [&](auto wide) {

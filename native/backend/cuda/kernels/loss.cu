@@ -1,6 +1,5 @@
 // Cross-entropy of rows of logits, fused with their log-softmax: whole vocabularies, shards of one, and the gradient.
 #include "backend/checks/loss.h"
-
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/exp_rows.h"
 
@@ -95,9 +94,8 @@ void forLogits(const Operand& logits, bool wideRest, const F& f) {
   withFloat(logits.view->dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     withBool(takesBlock(logits.dim(1) * dtypeSize(logits.view->dtype)), [&](auto block) {
-      withBool(wideRest && wideRows(logits), [&](auto wide) {
-        f(type, std::integral_constant<int, wide ? kWide<T> : 1>(), block);
-      });
+      withBool(wideRest && wideRows(logits),
+               [&](auto wide) { f(type, std::integral_constant < int, wide ? kWide<T> : 1 > (), block); });
     });
   });
 }
@@ -129,8 +127,8 @@ void runCrossEntropyGrad(const Call& call) {
     using A = Compute<T>;
     namespace at = attr::cross_entropy_grad;
     const Loss<T> loss = lossOf<T>(call, call.attrs[at::ignore], call.tableAttr(at::start));
-    launchGroups<block>(deviceOf(call), loss.rows, crossEntropyGrad<width, block, T>, loss,
-                        rowsOf<const A>(call.in[2]), rowsOf<const A>(call.in[3]), rowsOf<T>(call.out[0]));
+    launchGroups<block>(deviceOf(call), loss.rows, crossEntropyGrad<width, block, T>, loss, rowsOf<const A>(call.in[2]),
+                        rowsOf<const A>(call.in[3]), rowsOf<T>(call.out[0]));
   });
 }
 

@@ -227,9 +227,8 @@ void runMatmul(const Call& call) {
     case DType::f64:
       return launchFma<double, double>(call);
     case DType::bf16:
-      return withBool(byRows(a), [&](auto left) {
-        withBool(!byRows(b), [&](auto right) { launchMma<left, right>(call); });
-      });
+      return withBool(byRows(a),
+                      [&](auto left) { withBool(!byRows(b), [&](auto right) { launchMma<left, right>(call); }); });
     default:
       return exact ? launchFma<float, double>(call) : launchFma<float, float>(call);
   }

@@ -24,8 +24,8 @@ Side<T> sideOf(const Operand& x) {
   constexpr int64_t kEach = 16 / sizeof(T);
   const bool columns = byRows(x);
   const int64_t across = columns ? x.stride(1) : x.stride(2), count = columns ? x.dim(1) : x.dim(2);
-  const bool aligned = alignedTo(x.data, 16) && (count <= 1 || across % kEach == 0) &&
-                       (x.dim(0) <= 1 || x.stride(0) % kEach == 0);
+  const bool aligned =
+      alignedTo(x.data, 16) && (count <= 1 || across % kEach == 0) && (x.dim(0) <= 1 || x.stride(0) % kEach == 0);
   // A dim of one element may have any stride: that of the run must be 1.
   return {x.as<T>(), x.stride(0), columns ? x.stride(1) : 1, columns ? 1 : x.stride(2), x.dim(1), x.dim(2), aligned};
 }

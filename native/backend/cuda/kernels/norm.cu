@@ -1,7 +1,6 @@
 // Layer norm and RMS norm of rows, and their gradients. The gradients of the weights are summed in float64, in parts of
 // the rows whose number depends on the dims only.
 #include "backend/checks/norm.h"
-
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/groups.h"
 #include "backend/cuda/kernels/parts.h"
@@ -198,8 +197,15 @@ void runNorm(const Call& call) {
     using W = typename decltype(weightType)::type;
     using S = Compute<T>;
     const Operand& b = call.in[kCentred ? 2 : 1];
-    Norm<T, W> n{rowsOf<T>(y), rowsOf<const T>(x), w.as<W>(), b.as<W>(), rowsOf<S>(call.out[1]),
-                 rowsOf<S>(call.out[kCentred ? 2 : 1]), rows, width, static_cast<S>(call.floatAttr(0))};
+    Norm<T, W> n{rowsOf<T>(y),
+                 rowsOf<const T>(x),
+                 w.as<W>(),
+                 b.as<W>(),
+                 rowsOf<S>(call.out[1]),
+                 rowsOf<S>(call.out[kCentred ? 2 : 1]),
+                 rows,
+                 width,
+                 static_cast<S>(call.floatAttr(0))};
     withBool(takesBlock(width * dtypeSize(x.view->dtype)), [&](auto block) {
       const bool aligned = wideRows(x) && wideRows(y) && alignedTo(w.data, 16) && alignedTo(b.data, 16);
       withBool(aligned, [&](auto wide) {
@@ -219,8 +225,8 @@ void gradOfWeights(const Call& call, const NormGrad<T, W>& n) {
   const int parts = partsOf(n.rows, 64, 256, values * static_cast<int64_t>(sizeof(double)));
   auto* partial = reinterpret_cast<double*>(device.workspace);
   const auto tiles = static_cast<unsigned>((n.width + kWarp * kWidth - 1) / (kWarp * kWidth));
-  launch(device, dim3(tiles, static_cast<unsigned>(parts)), kGroupThreads, 0,
-         normGradColumns<kCentred, kWidth, T, W>, n, partial);
+  launch(device, dim3(tiles, static_cast<unsigned>(parts)), kGroupThreads, 0, normGradColumns<kCentred, kWidth, T, W>,
+         n, partial);
   launch(device, static_cast<unsigned>((values + kGroupThreads - 1) / kGroupThreads), kGroupThreads, 0,
          addColumnParts<S>, call.out[1].as<S>(), call.out[kCentred ? 2 : 1].as<S>(), partial, n.width, kArrays, parts);
 }
@@ -234,8 +240,14 @@ void runNormGrad(const Call& call) {
     using T = typename decltype(type)::type;
     using W = typename decltype(weightType)::type;
     using S = Compute<T>;
-    const NormGrad<T, W> n{rowsOf<T>(dx), rowsOf<const T>(dy), rowsOf<const T>(x), w.as<W>(),
-                           rowsOf<const S>(call.in[3]), rowsOf<const S>(call.in[kCentred ? 4 : 3]), rows, width};
+    const NormGrad<T, W> n{rowsOf<T>(dx),
+                           rowsOf<const T>(dy),
+                           rowsOf<const T>(x),
+                           w.as<W>(),
+                           rowsOf<const S>(call.in[3]),
+                           rowsOf<const S>(call.in[kCentred ? 4 : 3]),
+                           rows,
+                           width};
     withBool(wideRows(x) && wideRows(dy) && wideRows(dx) && alignedTo(w.data, 16), [&](auto wide) {
       constexpr int kWidth = wide ? kWide<T> : 1;
       // Before dx, which may be the memory of dy or x.

@@ -1,6 +1,5 @@
 // The parameter updates (AdamW, SGD) and the sum of squares for gradient norms, on contiguous memory.
 #include "backend/checks/optimizer.h"
-
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/groups.h"
 #include "backend/cuda/kernels/parts.h"

@@ -1,7 +1,6 @@
 // Counter-based random numbers, Philox4x32-10: element i of the global tensor is lane i % 4 of counter i / 4, wherever
 // it is computed. The same bits as the CPU's: its polynomials, in its order, and nothing contracted.
 #include "backend/checks/random.h"
-
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/elements.h"
 #include "backend/cuda/launch.h"

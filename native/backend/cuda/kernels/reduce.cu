@@ -1,7 +1,6 @@
 // Sums, maxima and minima over any dims of any layout. float32 and bfloat16 are summed in float64. The order of a sum
 // depends on dims and strides only.
 #include "backend/checks/reduce.h"
-
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/groups.h"
 #include "backend/cuda/kernels/parts.h"
@@ -226,7 +225,7 @@ void reduce(Device& device, Reduction<T>& r, Op op) {
     const bool isWide = kWide<T> > 1 && r.reduced.rank == 1 && wide(r, r.reduced);
     withBool(r.count >= 4 * kGroupThreads, [&](auto block) {
       withBool(isWide, [&](auto wideRow) {
-        launchGroups<block>(device, r.outputs * r.parts, reduceRows<wideRow ? kWide<T> : 1, block, T, Op>, r, op);
+        launchGroups<block>(device, r.outputs * r.parts, reduceRows < wideRow ? kWide<T> : 1, block, T, Op >, r, op);
       });
     });
   }

@@ -1,6 +1,5 @@
 // Rotary positions: every pair (i, i + d/2) of a head's features is rotated by position * inv_freq[i].
 #include "backend/checks/rope.h"
-
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/elements.h"
 #include "backend/cuda/launch.h"

@@ -1,6 +1,5 @@
 // Softmax of rows, and its gradient.
 #include "backend/checks/softmax.h"
-
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/exp_rows.h"
 

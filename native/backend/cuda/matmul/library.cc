@@ -93,8 +93,8 @@ bool describe(const Call& call, Product* product) {
   product->addsC = (flags & (matmul_flag::accumulate | matmul_flag::residual)) != 0;
   const bool bias = (flags & matmul_flag::bias) != 0, gelu = (flags & matmul_flag::gelu) != 0;
   if (bias && !describeBias(call, product)) return false;
-  product->epilogue = gelu ? (bias ? abi::kEpilogueGeluBias : abi::kEpilogueGelu)
-                           : (bias ? abi::kEpilogueBias : abi::kEpilogueDefault);
+  product->epilogue =
+      gelu ? (bias ? abi::kEpilogueGeluBias : abi::kEpilogueGelu) : (bias ? abi::kEpilogueBias : abi::kEpilogueDefault);
   return true;
 }
 
@@ -125,10 +125,10 @@ class Plan {
     const double alpha = call.floatAttr(attr::matmul::alpha), beta = product.addsC ? 1 : 0;
     const float alpha32 = static_cast<float>(alpha), beta32 = static_cast<float>(beta);
     const bool wide = product.d.type == abi::kCudaF64;
-    usable_ = good(api_.matmul(handle, desc_, wide ? static_cast<const void*>(&alpha) : &alpha32, call.in[1].data, a_,
-                               call.in[0].data, b_, wide ? static_cast<const void*>(&beta) : &beta32, c, c_,
-                               call.out[0].data, d_, &algorithm_.algo, device.workspace, algorithm_.workspaceSize,
-                               device.compute));
+    usable_ =
+        good(api_.matmul(handle, desc_, wide ? static_cast<const void*>(&alpha) : &alpha32, call.in[1].data, a_,
+                         call.in[0].data, b_, wide ? static_cast<const void*>(&beta) : &beta32, c, c_, call.out[0].data,
+                         d_, &algorithm_.algo, device.workspace, algorithm_.workspaceSize, device.compute));
     return usable_;
   }
 

@@ -24,7 +24,7 @@ using dim3 = ::meshwork::emulator::Extent3;
 
 // ---- vector types ----
 
-#define MESHWORK_VECTOR_TYPES(T, name, size)   \
+#define MESHWORK_VECTOR_TYPES(T, name, size)    \
   struct alignas(2 * size) name##2 { T x, y; }; \
   struct name##3 { T x, y, z; };                \
   struct alignas(4 * size > 16 ? 16 : 4 * size) name##4 { T x, y, z, w; };
@@ -139,9 +139,7 @@ inline uint32_t __ballot_sync(uint32_t mask, int predicate, MESHWORK_SITE) {
   return ::meshwork::emulator::cuda::reduceMask<int, uint32_t, ::meshwork::emulator::cuda::ballotOf>(mask, predicate,
                                                                                                      site);
 }
-inline int __any_sync(uint32_t mask, int predicate, MESHWORK_SITE) {
-  return __ballot_sync(mask, predicate, site) != 0;
-}
+inline int __any_sync(uint32_t mask, int predicate, MESHWORK_SITE) { return __ballot_sync(mask, predicate, site) != 0; }
 inline int __all_sync(uint32_t mask, int predicate, MESHWORK_SITE) {
   return __ballot_sync(mask, predicate == 0, site) == 0;
 }
@@ -149,9 +147,9 @@ inline void __syncwarp(uint32_t mask = 0xffffffffu, MESHWORK_SITE) { __ballot_sy
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 
-#define MESHWORK_FOLD(name, T, op)                                                                                   \
-  inline T name(uint32_t mask, T value, MESHWORK_SITE) {                                                             \
-    return ::meshwork::emulator::cuda::reduceMask<                                                                   \
+#define MESHWORK_FOLD(name, T, op)                                                                          \
+  inline T name(uint32_t mask, T value, MESHWORK_SITE) {                                                    \
+    return ::meshwork::emulator::cuda::reduceMask<                                                          \
         T, T, ::meshwork::emulator::cuda::foldOf<T, ::meshwork::emulator::cuda::op<T>>>(mask, value, site); \
   }
 MESHWORK_FOLD(__reduce_add_sync, uint32_t, addOf)
