@@ -4,12 +4,15 @@
 #include <algorithm>
 
 #include "backend/checks/elementwise.h"
-#include "backend/cuda/elementwise/functions.h"  // includes nothing: after what declares CUDA's words
 #include "backend/cuda/elementwise/fused.h"
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/dialect.h"
 #include "backend/cuda/launch.h"
 #include "backend/expression.h"
+
+// clang-format off: it includes nothing, so it comes after what declares CUDA's words
+#include "backend/cuda/elementwise/functions.h"
+// clang-format on
 
 namespace meshwork::cuda {
 namespace {

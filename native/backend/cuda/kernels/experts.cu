@@ -2,9 +2,12 @@
 // rows. How many rows a group has is data, so that grids are as large as any counts need and blocks find what is
 // theirs.
 #include "backend/checks/experts.h"
-#include "backend/cuda/elementwise/functions.h"  // includes nothing: after what declares CUDA's words
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/groups.h"
+
+// clang-format off: it includes nothing, so it comes after what declares CUDA's words
+#include "backend/cuda/elementwise/functions.h"
+// clang-format on
 
 namespace meshwork::cuda {
 namespace {
