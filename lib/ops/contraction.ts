@@ -12,11 +12,10 @@ import { expectDType, expectInputs, expectSameDType, floats, streamCost } from "
 
 export const matmulKernel = defineKernel({
   name: "matmul",
-  doc: `d[b,m,n] = act(alpha * sum_k a[b,m,k] * b[b,k,n] + bias[n]) + residual[b,m,n] (+ d when flags has 1). Rank 3
-each, bias rank 1; a and b have unit stride in one of their two last dims (any other strides, batch stride 0
-allowed), d and residual unit stride in n. k = 0 gives zero products. flags: 1 accumulate into d, 2 bias is given, 4
-residual is given, 8 act is gelu (tanh form), 16 act is silu. dtypes: all f32, all f64, or a and b bf16 with d, bias
-and residual each bf16 or f32.`,
+  doc: `d[b,m,n] = act(alpha * sum_k a[b,m,k] * b[b,k,n] + bias[n]) + residual[b,m,n] (+ d when flags has 1). Rank 3 each, bias
+rank 1; a and b have unit stride in one of their two last dims (any other strides, batch stride 0 allowed), d and residual
+unit stride in n. k = 0 gives zero products. flags: 1 accumulate into d, 2 bias is given, 4 residual is given, 8 act is
+gelu (tanh form), 16 act is silu. dtypes: all f32, all f64, or a and b bf16 with d, bias and residual each bf16 or f32.`,
   inputs: ["a", "b", "bias?", "residual?"],
   outputs: ["d"],
   attrs: { flags: "int", alpha: "float" },
