@@ -12,8 +12,7 @@ function camel(name: string): string {
 function comment(text: string): string {
   return text
     .split("\n")
-    .flatMap((line) => line.match(/.{1,117}(?= |$)/g) ?? [""])
-    .map((line) => `// ${line.trim()}`)
+    .map((line) => `// ${line}`)
     .join("\n");
 }
 
@@ -73,9 +72,12 @@ export function opcodesHeader(): string {
   for (const [name, { code }] of Object.entries(elementOps)) out.push(`  ${name}_ = ${code},`);
   out.push("};", `constexpr int kEOpCount = ${Object.keys(elementOps).length};`);
   out.push("constexpr int kEOpArity[kEOpCount] = {");
-  const arities = Object.values(elementOps).map((e) => e.arity);
-  for (let i = 0; i < arities.length; i += 32) out.push(`  ${arities.slice(i, i + 32).join(", ")},`);
-  out.push("};");
+  out.push(
+    `  ${Object.values(elementOps)
+      .map((e) => e.arity)
+      .join(", ")}`,
+    "};",
+  );
   out.push("// clang-format on", "", "}  // namespace meshwork", "");
   return out.join("\n");
 }
