@@ -7,7 +7,7 @@ import { prove } from "../passes/prove.ts";
 import { simulate } from "../passes/simulate.ts";
 import { type CollectiveCall, proveCollectives } from "../passes/prove-collectives.ts";
 import { boundaryOf } from "./boundary.ts";
-import { collectiveCalls } from "./calls.ts";
+import { RoleCalls } from "./calls.ts";
 import { deviceActions, OutputStaging } from "./device-actions.ts";
 import { deviceTable } from "./device-table.ts";
 import { expertReserve } from "./expert-plan.ts";
@@ -39,7 +39,8 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
       ...(values ? { values } : {}),
     })),
   );
-  const roles = new Map<string, { role: Role; code: ReturnType<typeof encodeSegments> }>();
+  const roles = new Map<string, KnownRole>();
+  const groups = new Map<string, readonly number[]>();
   const outputs = new OutputStaging();
   const programs: Int32Array[] = [];
   const calls: CollectiveCall[][] = [];
@@ -53,17 +54,22 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
     if (!known) {
       const role = timed(passes, "lower", () => new Role(input, column, rank));
       const plan = timed(passes, "memory", () => planMemory(role.program, planned.slots));
-      known = { role, code: timed(passes, "encode", () => encodeSegments(role.program, plan, role.boundBytes)) };
+      known = {
+        role,
+        code: timed(passes, "encode", () => encodeSegments(role.program, plan, role.boundBytes)),
+        calls: timed(passes, "prove", () => new RoleCalls(role.program, groups)),
+        plan: rolePlan(role, plan),
+      };
       roles.set(key, known);
     }
     const { role, code } = known;
     const actions = deviceActions(input, role, rank, planned.devices[column]!, staging.entries, outputs);
     const table = deviceTable(layout, rank);
-    calls.push(collectiveCalls(role.program, actions, table));
+    calls.push(timed(passes, "prove", () => known.calls.of(actions, table)));
     programs.push(timed(passes, "encode", () => encodeProgram(code, actions, table, sizes.length)));
     bindings.push(role.bound);
     bindingBytes.push(role.boundBytes.map(align));
-    devices.push({ ...devicePlan(role, code.plan, rank), runs: runsOf(role.program, actions) });
+    devices.push({ rank, ...known.plan, runs: runsOf(role.program, actions) });
   }
   timed(passes, "prove", () => proveCollectives(calls));
   return {
@@ -91,9 +97,18 @@ function roleKey(input: RoleInput, rank: number): string {
   return [...parts, ...closing].join(";");
 }
 
-function devicePlan(role: Role, plan: ReturnType<typeof planMemory>, rank: number): Omit<DevicePlan, "runs"> {
+/** What the devices of a role have in common. */
+interface KnownRole {
+  readonly role: Role;
+  readonly code: ReturnType<typeof encodeSegments>;
+  readonly calls: RoleCalls;
+  readonly plan: RolePlan;
+}
+
+type RolePlan = Omit<DevicePlan, "rank" | "runs">;
+
+function rolePlan(role: Role, plan: ReturnType<typeof planMemory>): RolePlan {
   return {
-    rank,
     stages: role.stages,
     arenaBytes: plan.arenaBytes,
     stepBytes: plan.stepBytes,

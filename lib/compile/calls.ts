@@ -5,7 +5,9 @@ import type { Action, DeviceTable } from "../passes/encode.ts";
 import type { Instruction, ProgramBuilder } from "../passes/lower.ts";
 import type { CollectiveCall } from "../passes/prove-collectives.ts";
 
-function groupOf(attribute: Attribute | undefined): (TableEntry & { kind: "group" }) | null {
+type GroupEntry = TableEntry & { readonly kind: "group" };
+
+function groupOf(attribute: Attribute | undefined): GroupEntry | null {
   if (typeof attribute !== "object" || !("table" in attribute)) return null;
   return attribute.table.kind === "group" ? attribute.table : null;
 }
@@ -21,37 +23,73 @@ function rowBounds({ outputs }: Instruction, [back, most]: readonly number[]): C
   return { most: back ? 0 : most!, room: outputs[0]!.dims[0]! };
 }
 
-/** The calls of one device: its collective instructions, in the order in which its actions run them. */
-export function collectiveCalls(
-  program: ProgramBuilder,
-  actions: readonly Action[],
-  table: DeviceTable,
-): CollectiveCall[] {
-  const groups = new Map<string, readonly number[]>();
-  const ranksOf = (entry: TableEntry & { kind: "group" }): readonly number[] => {
-    const key = JSON.stringify(entry);
-    const known = groups.get(key) ?? table.group(entry);
-    groups.set(key, known);
+/** A collective instruction of a role: its calls by group, which all of the group's devices share. */
+interface RoleCall {
+  readonly entry: GroupEntry;
+  readonly call: Omit<CollectiveCall, "group">;
+  readonly byGroup: Map<readonly number[], CollectiveCall>;
+}
+
+/** The calls of the devices that run one role's segments. `groups` are all groups so far, by their ranks. */
+export class RoleCalls {
+  readonly #segments: readonly (readonly RoleCall[])[];
+  readonly #groups: Map<string, readonly number[]>;
+
+  constructor({ segments }: ProgramBuilder, groups: Map<string, readonly number[]>) {
+    this.#groups = groups;
+    const entries = new Map<string, GroupEntry>();
+    const alike = (entry: GroupEntry): GroupEntry => {
+      const key = JSON.stringify(entry);
+      const known = entries.get(key) ?? entry;
+      entries.set(key, known);
+      return known;
+    };
+    this.#segments = segments.map(({ instructions }) => instructions.flatMap((i) => roleCall(i, alike) ?? []));
+  }
+
+  /** The calls of one device: its collective instructions, in the order in which its actions run them. */
+  of(actions: readonly Action[], table: DeviceTable): CollectiveCall[] {
+    const groups = new Map<GroupEntry, readonly number[]>();
+    const ranksOf = (entry: GroupEntry): readonly number[] => {
+      const known = groups.get(entry) ?? this.#shared(table.group(entry));
+      groups.set(entry, known);
+      return known;
+    };
+    const bySegment = new Map<number, CollectiveCall[]>();
+    const calls = (segment: number): CollectiveCall[] => {
+      const known = bySegment.get(segment);
+      if (known) return known;
+      const made = this.#segments[segment]!.map(({ entry, call, byGroup }) => {
+        const group = ranksOf(entry);
+        const same = byGroup.get(group) ?? { ...call, group };
+        byGroup.set(group, same);
+        return same;
+      });
+      bySegment.set(segment, made);
+      return made;
+    };
+    return actions.flatMap((a) => (a.kind === "run" ? calls(a.segment) : []));
+  }
+
+  #shared(ranks: readonly number[]): readonly number[] {
+    const key = ranks.join();
+    const known = this.#groups.get(key) ?? ranks;
+    this.#groups.set(key, known);
     return known;
+  }
+}
+
+function roleCall(i: Instruction, alike: (entry: GroupEntry) => GroupEntry): RoleCall | null {
+  const entry = groupOf(i.attributes[0]);
+  if (!entry) return null;
+  const numbers = i.attributes.slice(1).filter((a) => typeof a === "number");
+  const bounded = i.kernel === "expert_exchange";
+  const call = {
+    kind: [i.kernel, ...(bounded ? numbers.slice(0, 1) : numbers)].join(" "),
+    count: wholeCount(i),
+    rows: bounded ? rowBounds(i, numbers) : undefined,
+    dtype: i.outputs[0]!.dtype,
+    label: i.label,
   };
-  const bySegment = program.segments.map(({ instructions }) =>
-    instructions.flatMap((i): CollectiveCall[] => {
-      const entry = groupOf(i.attributes[0]);
-      if (!entry) return [];
-      const numbers = i.attributes.slice(1).filter((a) => typeof a === "number");
-      const bounded = i.kernel === "expert_exchange";
-      const kind = bounded ? numbers.slice(0, 1) : numbers;
-      return [
-        {
-          group: ranksOf(entry),
-          kind: [i.kernel, ...kind].join(" "),
-          count: wholeCount(i),
-          rows: bounded ? rowBounds(i, numbers) : undefined,
-          dtype: i.outputs[0]!.dtype,
-          label: i.label,
-        },
-      ];
-    }),
-  );
-  return actions.flatMap((a) => (a.kind === "run" ? bySegment[a.segment]! : []));
+  return { entry: alike(entry), call, byGroup: new Map() };
 }

@@ -284,20 +284,29 @@ export class Role {
   }
 }
 
-/** All local sizes that occur in a graph at a place: equal text means equal local shapes everywhere. */
-export function signature(graph: Graph, layout: MeshLayout, place: Place): string {
-  const seen = new Set<string>();
-  const sizes: number[] = [];
+/** The ways in which a graph splits dims: sizes with the axes that split them, each once. */
+const splits = new WeakMap<Graph, readonly (readonly [size: number, axes: readonly string[]])[]>();
+
+function splitsOf(graph: Graph): readonly (readonly [number, readonly string[]])[] {
+  const known = splits.get(graph);
+  if (known) return known;
+  const found = new Map<string, readonly [number, readonly string[]]>();
   for (const { type, spec } of graph.values) {
     spec!.dims.forEach((axes, d) => {
-      if (axes.length === 0) return;
-      const n = type.shape[d]!;
-      const key = `${n} ${axes.join()}`;
-      if (seen.has(key)) return;
-      seen.add(key);
-      const { start, stop } = shardInterval(n, axes, layout.sizes, place);
-      sizes.push(stop - start);
+      if (axes.length > 0) found.set(`${type.shape[d]} ${axes.join()}`, [type.shape[d]!, axes]);
     });
   }
-  return sizes.join();
+  const list = [...found.values()];
+  splits.set(graph, list);
+  return list;
+}
+
+/** All local sizes that occur in a graph at a place: equal text means equal local shapes everywhere. */
+export function signature(graph: Graph, layout: MeshLayout, place: Place): string {
+  return splitsOf(graph)
+    .map(([size, axes]) => {
+      const { start, stop } = shardInterval(size, axes, layout.sizes, place);
+      return stop - start;
+    })
+    .join();
 }

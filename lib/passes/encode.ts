@@ -55,18 +55,17 @@ export interface DeviceTable {
 const magic = 0x4d575052;
 const codes = new Map(kernels.map((k, i) => [k.name as string, { code: i + 1, signature: k }]));
 
-/** The part of an encoding that all devices with the same segments share. */
+/** The part of an encoding that all devices with the same segments share. Words are those of whole sections. */
 export interface EncodedSegments {
-  readonly program: ProgramBuilder;
   readonly plan: MemoryPlan;
-  readonly buffers: readonly number[];
-  readonly views: readonly number[];
-  readonly viewCount: number;
-  readonly floats: readonly number[];
-  readonly labels: readonly string[];
+  readonly buffers: Int32Array;
+  readonly floats: Int32Array;
+  readonly labels: Int32Array;
+  readonly segments: Int32Array;
   readonly entries: readonly TableEntry[];
   readonly groups: readonly (TableEntry & { kind: "group" })[];
-  readonly segments: readonly (readonly number[])[];
+  /** The section of views. Actions of devices may add some. */
+  views(): Int32Array;
   viewIndex(view: View): number;
 }
 
@@ -139,24 +138,41 @@ export function encodeSegments(
       ...i.attributes.map(attribute),
     ];
   };
-  const segments = program.segments.map((s) => s.instructions.flatMap((i) => instruction(i, s.relative)));
+  const segments = program.segments.map((s) => {
+    const words = s.instructions.flatMap((i) => instruction(i, s.relative));
+    return [words.length, ...words];
+  });
+  let viewWords = new Int32Array(0);
   return {
-    program,
     plan,
-    buffers: boundBytes,
-    get views() {
-      return views.list.flat();
-    },
-    get viewCount() {
-      return views.list.length;
-    },
-    floats: floats.list,
-    labels: labels.list,
+    buffers: section(boundBytes.length, boundBytes.map(wide)),
+    floats: section(floats.list.length, [new Int32Array(Float64Array.from(floats.list).buffer)]),
+    labels: section(labels.list.length, labels.list.map(labelWords)),
+    segments: section(segments.length, segments),
     entries: entries.list,
     groups: groups.list,
-    segments,
+    views() {
+      if (viewWords[0] !== views.list.length) viewWords = section(views.list.length, views.list);
+      return viewWords;
+    },
     viewIndex,
   };
+}
+
+/** A count, and the words of so many parts. */
+function section(count: number, parts: readonly ArrayLike<number>[]): Int32Array<ArrayBuffer> {
+  return joined([[count], ...parts]);
+}
+
+/** All words one after the other. */
+function joined(parts: readonly ArrayLike<number>[]): Int32Array<ArrayBuffer> {
+  const out = new Int32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
 }
 
 /** Words of a table entry: one, or one for each rank of its axes. */
@@ -220,34 +236,23 @@ export function encodeProgram(
     }
   };
   const actionWords = actions.flatMap(encodeAction);
-  const floatWords = new Int32Array(new Float64Array(code.floats).buffer);
-  const out: number[] = [magic, 1, opTableHash | 0, ...wide(plan.arenaBytes)];
-  out.push(code.buffers.length, ...code.buffers.flatMap(wide));
-  out.push(code.viewCount);
-  append(out, code.views);
-  out.push(code.floats.length);
-  append(out, floatWords);
-  out.push(tableWords * microbatches);
-  for (const t of tables) append(out, t);
-  out.push(code.groups.length);
-  for (const g of code.groups) {
+  const groups = code.groups.map((g) => {
     const ranks = device.group(g);
-    out.push(ranks.length, ...ranks);
-  }
-  out.push(code.labels.length);
-  for (const label of code.labels) append(out, labelWords(label));
-  out.push(code.segments.length);
-  for (const s of code.segments) {
-    out.push(s.length);
-    append(out, s);
-  }
-  out.push(actionWords.length);
-  append(out, actionWords);
-  return Int32Array.from(out);
-}
-
-function append(words: number[], more: ArrayLike<number>): void {
-  for (let i = 0; i < more.length; i++) words.push(more[i]!);
+    return [ranks.length, ...ranks];
+  });
+  return joined([
+    [magic, 1, opTableHash | 0, ...wide(plan.arenaBytes)],
+    code.buffers,
+    code.views(),
+    code.floats,
+    [tableWords * microbatches],
+    ...tables,
+    section(groups.length, groups),
+    code.labels,
+    code.segments,
+    [actionWords.length],
+    actionWords,
+  ]);
 }
 
 function labelWords(label: string): number[] {

@@ -24,23 +24,49 @@ type Calls = readonly (readonly CollectiveCall[])[];
  * error names the rank, the label and what differs.
  */
 export function proveCollectives(perRank: Calls): void {
+  const names = new GroupNames();
+  const byGroup = new Map<
+    string,
+    { readonly group: readonly number[]; readonly lists: Map<number, CollectiveCall[]> }
+  >();
   perRank.forEach((calls, rank) => {
-    for (const call of calls) checkGroup(call, rank, perRank.length);
+    const checked = new Set<readonly number[]>();
+    for (const call of calls) {
+      if (!checked.has(call.group)) checkGroup(call, rank, perRank.length);
+      checked.add(call.group);
+      const name = names.of(call);
+      const known = byGroup.get(name) ?? { group: call.group, lists: new Map() };
+      byGroup.set(name, known);
+      const list = known.lists.get(rank);
+      if (list) list.push(call);
+      else known.lists.set(rank, [call]);
+    }
   });
-  const groups = new Map(perRank.flat().map((call) => [call.group.join(), call.group]));
-  for (const [key, group] of groups) {
-    const lists = group.map((rank) => perRank[rank]!.filter((c) => c.group.join() === key));
-    lists.slice(1).forEach((list, i) => {
-      compareLists(lists[0]!, list, group[0]!, group[i + 1]!);
+  for (const { group, lists } of byGroup.values()) {
+    const own = group.map((rank) => lists.get(rank) ?? []);
+    own.slice(1).forEach((list, i) => {
+      compareLists(own[0]!, list, group[0]!, group[i + 1]!);
     });
-    lists[0]!.forEach((_, i) => {
+    own[0]!.forEach((call, i) => {
+      if (call.rows === undefined) return;
       proveRoom(
-        lists.map((list) => list[i]!),
+        own.map((list) => list[i]!),
         group,
       );
     });
   }
-  proveOrder(perRank);
+  proveOrder(perRank, names);
+}
+
+/** Texts that tell groups apart; each list of ranks is read once. */
+class GroupNames {
+  readonly #known = new Map<readonly number[], string>();
+
+  of({ group }: CollectiveCall): string {
+    const name = this.#known.get(group) ?? group.join();
+    this.#known.set(group, name);
+    return name;
+  }
 }
 
 function checkGroup(call: CollectiveCall, rank: number, ranks: number): void {
@@ -55,6 +81,7 @@ function checkGroup(call: CollectiveCall, rank: number, ranks: number): void {
 function compareLists(first: readonly CollectiveCall[], other: readonly CollectiveCall[], a: number, b: number): void {
   for (let i = 0; i < Math.max(first.length, other.length); i++) {
     const [x, y] = [first[i], other[i]];
+    if (x === y) continue;
     if (!x || !y) {
       const [present, absent, call] = x ? [a, b, x] : [b, a, y!];
       refuse(`rank ${present} calls ${textOf(call)}, but rank ${absent} never does`, {
@@ -81,12 +108,15 @@ function proveRoom(calls: readonly CollectiveCall[], group: readonly number[]): 
 }
 
 /** Lets every call block until its whole group is there; what is left then waits in a circle. */
-function proveOrder(perRank: Calls): void {
+function proveOrder(perRank: Calls, names: GroupNames): void {
   const next = perRank.map(() => 0);
   const head = (rank: number): CollectiveCall | undefined => perRank[rank]![next[rank]!];
   const laggard = (call: CollectiveCall): number | undefined => {
-    const key = call.group.join();
-    return call.group.find((rank) => head(rank)?.group.join() !== key);
+    const name = names.of(call);
+    return call.group.find((rank) => {
+      const other = head(rank);
+      return other !== call && (other === undefined || names.of(other) !== name);
+    });
   };
   const ready = perRank.map((_, rank) => rank);
   for (let rank = ready.pop(); rank !== undefined; rank = ready.pop()) {
