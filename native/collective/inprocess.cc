@@ -4,22 +4,17 @@
 #include <chrono>
 
 #include "collective/move.h"
+#include "core/spin.h"
 #include "runtime/pool.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace meshwork {
 namespace {
 
-constexpr int kSpins = 1000;
-
-inline void relax() {
-#if defined(__x86_64__)
-  _mm_pause();
-#endif
-}
+// Ranks that do equal work come within this time of each other; to wake one that sleeps takes about as long.
+constexpr std::chrono::nanoseconds kSpin = std::chrono::microseconds(200);
+// A rank that polled in vain polls half as long the next time, as others may need its core, and the whole time again
+// only now and then.
+constexpr int kVainPolls = 16;
 
 Status aborted() { return Status(Code::aborted, "the run was aborted"); }
 
@@ -89,6 +84,7 @@ void InProcess::post(int rank, const Message& message) {
   {
     const std::lock_guard lock(peer.mutex);
     peer.posted[{rank, message.tag}].push_back(Posted{message.data, message.bytes, number, ready});
+    peer.changes.fetch_add(1, std::memory_order_release);
   }
   peer.wake.notify_all();
 }
@@ -102,7 +98,7 @@ Status InProcess::receive(int rank, const Message& message, Pool& pool) {
   };
   {
     std::unique_lock lock(own.mutex);
-    Status status = wait(lock, own.wake, rank, message.label, arrived, [&] {
+    Status status = wait(lock, own.wake, own.changes, rank, message.label, arrived, [&] {
       return "receive of tag " + std::to_string(message.tag) + " from rank " + std::to_string(message.peer);
     });
     if (!status.ok()) return status;
@@ -123,6 +119,7 @@ Status InProcess::receive(int rank, const Message& message, Pool& pool) {
   {
     const std::lock_guard lock(peer.mutex);
     peer.sent[static_cast<size_t>(posted.number)] = Sent{true, done};
+    peer.changes.fetch_add(1, std::memory_order_release);
   }
   peer.wake.notify_all();
   return Status();
@@ -134,7 +131,7 @@ Status InProcess::waitReceived(int rank, int number, const char* label) {
   {
     std::unique_lock lock(own.mutex);
     Status status = wait(
-        lock, own.wake, rank, label, [&] { return own.sent[static_cast<size_t>(number)].received; },
+        lock, own.wake, own.changes, rank, label, [&] { return own.sent[static_cast<size_t>(number)].received; },
         [&] { return "send number " + std::to_string(number) + " to be received"; });
     if (!status.ok()) return status;
     done = own.sent[static_cast<size_t>(number)].done;
@@ -226,11 +223,9 @@ Status InProcess::meet(GroupState& group, int rank, int me, const Collective& ca
     }
   }
   const auto met = [&] { return group.meetings.load(std::memory_order_acquire) != meeting; };
-  for (int i = 0; options_.spin && i < kSpins; ++i, relax()) {
-    if (met()) return Status();
-  }
   std::unique_lock lock(group.mutex);
-  return wait(lock, group.wake, rank, call.label, met, [&] { return describeMeeting(group, me, call); });
+  return wait(lock, group.wake, group.meetings, rank, call.label, met,
+              [&] { return describeMeeting(group, me, call); });
 }
 
 Status InProcess::forEachTensor(const GroupState& group, int me,
@@ -258,17 +253,39 @@ uint64_t InProcess::steps() const {
   return sum;
 }
 
-// Sleeps until `ready`, a failure, or no rank having made progress for the timeout.
-Status InProcess::wait(std::unique_lock<std::mutex>& lock, std::condition_variable& wake, int rank, const char* label,
-                       const Question& ready, const Explanation& what) {
+// Polls, then sleeps until `ready`, a failure, or no rank having made progress for the timeout.
+Status InProcess::wait(std::unique_lock<std::mutex>& lock, std::condition_variable& wake,
+                       const std::atomic<uint64_t>& changes, int rank, const char* label, const Question& ready,
+                       const Explanation& what) {
   if (!failed() && ready()) return Status();
   RankState& state = states_[static_cast<size_t>(rank)];
   state.label.store(label, std::memory_order_relaxed);
   state.waiting.store(true, std::memory_order_relaxed);
+  if (options_.spin) {
+    if (state.vainPolls % kVainPolls == 0) state.spin = kSpin;
+    poll(lock, changes, ready, state.spin);
+    const bool vain = !ready();
+    state.vainPolls = vain ? state.vainPolls + 1 : 0;
+    state.spin = vain ? state.spin / 2 : kSpin;
+  }
   const Status status = sleep(lock, wake, rank, ready, what);
   state.waiting.store(false, std::memory_order_relaxed);
   state.steps.fetch_add(1, std::memory_order_relaxed);
   return status;
+}
+
+// Without the lock: whoever makes `ready` true needs it, and counts in `changes`.
+void InProcess::poll(std::unique_lock<std::mutex>& lock, const std::atomic<uint64_t>& changes, const Question& ready,
+                     std::chrono::nanoseconds most) {
+  const auto end = std::chrono::steady_clock::now() + most;
+  while (!failed() && !ready()) {
+    const uint64_t seen = changes.load(std::memory_order_relaxed);
+    const auto left = end - std::chrono::steady_clock::now();
+    lock.unlock();
+    const bool changed = spinUntil([&] { return failed() || changes.load(std::memory_order_acquire) != seen; }, left);
+    lock.lock();
+    if (!changed) return;
+  }
 }
 
 Status InProcess::sleep(std::unique_lock<std::mutex>& lock, std::condition_variable& wake, int rank,

@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -81,6 +82,9 @@ class InProcess : public Communicator {
     std::atomic<uint64_t> steps{0};  // grows with everything the rank does
     std::atomic<const char*> label{""};
     std::atomic<bool> waiting{false};
+    // The rank's own: how long it polls before it sleeps, and how often that was in vain since it last was not.
+    std::chrono::nanoseconds spin{0};
+    uint32_t vainPolls = 0;
   };
   struct Posted {
     const std::byte* data = nullptr;
@@ -96,14 +100,17 @@ class InProcess : public Communicator {
   struct Mailbox {
     std::mutex mutex;
     std::condition_variable wake;
+    std::atomic<uint64_t> changes{0};                              // grows with every change of what follows
     std::map<std::pair<int, int32_t>, std::deque<Posted>> posted;  // by sender and tag
     std::vector<Sent> sent;                                        // its own, by number
   };
 
   using Question = std::function<bool()>;
   using Explanation = std::function<std::string()>;
-  Status wait(std::unique_lock<std::mutex>& lock, std::condition_variable& wake, int rank, const char* label,
-              const Question& ready, const Explanation& what);
+  Status wait(std::unique_lock<std::mutex>& lock, std::condition_variable& wake, const std::atomic<uint64_t>& changes,
+              int rank, const char* label, const Question& ready, const Explanation& what);
+  void poll(std::unique_lock<std::mutex>& lock, const std::atomic<uint64_t>& changes, const Question& ready,
+            std::chrono::nanoseconds most);
   Status sleep(std::unique_lock<std::mutex>& lock, std::condition_variable& wake, int rank, const Question& ready,
                const Explanation& what);
   std::string timeoutMessage(int rank, const std::string& what) const;

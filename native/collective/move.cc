@@ -1,95 +1,21 @@
-// Shares of in-process collectives. Loops are simple, so that the compiler vectorises them; memory is the bound.
+// Shares of in-process collectives: which part of whose memory a rank reduces or copies. Memory is the bound.
 #include "collective/move.h"
 
 #include <algorithm>
 #include <cstring>
 
+#include "collective/combine.h"
 #include "runtime/pool.h"
 
 namespace meshwork {
 namespace {
 
-constexpr int64_t kBlock = 1024;        // elements reduced at a time: the accumulator stays in the first cache
-constexpr int64_t kTask = 32 * kBlock;  // elements of one block of the pool
+constexpr int64_t kTask = 32 << 10;  // elements of one block of the pool
 constexpr int64_t kCopyTask = int64_t{1} << 18;
-
-// bf16 accumulates in f32; the others in their own type.
-template <class T>
-struct Accumulator {
-  using type = T;
-};
-template <>
-struct Accumulator<bf16> {
-  using type = float;
-};
-template <>
-struct Accumulator<int32_t> {
-  using type = uint32_t;  // sums wrap around
-};
-
-template <class T>
-inline void load(const T* from, typename Accumulator<T>::type* to, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    if constexpr (std::is_same_v<T, bf16>) {
-      to[i] = toFloat(from[i]);
-    } else {
-      to[i] = static_cast<typename Accumulator<T>::type>(from[i]);
-    }
-  }
-}
-
-template <class T>
-inline void store(const typename Accumulator<T>::type* from, T* to, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    if constexpr (std::is_same_v<T, bf16>) {
-      to[i] = toBf16(from[i]);
-    } else {
-      to[i] = static_cast<T>(from[i]);
-    }
-  }
-}
-
-// acc = acc (op) from. A NaN on either side stays one.
-template <class T, Reduction kind>
-inline void accumulate(const T* from, typename Accumulator<T>::type* acc, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    if constexpr (std::is_same_v<T, int32_t>) {
-      const int32_t a = static_cast<int32_t>(acc[i]), b = from[i];
-      if constexpr (kind == Reduction::sum) acc[i] += static_cast<uint32_t>(b);
-      if constexpr (kind == Reduction::max) acc[i] = static_cast<uint32_t>(a > b ? a : b);
-      if constexpr (kind == Reduction::min) acc[i] = static_cast<uint32_t>(a < b ? a : b);
-    } else {
-      using A = typename Accumulator<T>::type;
-      A b;
-      if constexpr (std::is_same_v<T, bf16>) {
-        b = toFloat(from[i]);
-      } else {
-        b = from[i];
-      }
-      const A a = acc[i];
-      if constexpr (kind == Reduction::sum) acc[i] = a + b;
-      if constexpr (kind == Reduction::max) acc[i] = (a > b || a != a) ? a : b;
-      if constexpr (kind == Reduction::min) acc[i] = (a < b || a != a) ? a : b;
-    }
-  }
-}
-
-template <class T, Reduction kind>
-void reduceRange(const T* const* sources, int64_t ranks, int64_t offset, int64_t n,
-                 typename Accumulator<T>::type* acc) {
-  load(sources[0] + offset, acc, n);
-  for (int64_t r = 1; r < ranks; ++r) accumulate<T, kind>(sources[r] + offset, acc, n);
-}
-
-template <class T>
-using Reducer = void (*)(const T* const*, int64_t, int64_t, int64_t, typename Accumulator<T>::type*);
-
-template <class T>
-Reducer<T> reducer(Reduction kind) {
-  if (kind == Reduction::max) return reduceRange<T, Reduction::max>;
-  if (kind == Reduction::min) return reduceRange<T, Reduction::min>;
-  return reduceRange<T, Reduction::sum>;
-}
+// An exchange that writes this many bytes, on all ranks together, leaves the caches out: who reads its result next
+// would not find it there, and lines that are written whole need not be read first.
+constexpr int64_t kStreamBytes = int64_t{16} << 20;
+constexpr int64_t kShortestStream = 512;  // of a row
 
 int64_t product(const View& view, int begin, int end) {
   int64_t n = 1;
@@ -103,95 +29,93 @@ int64_t sumBefore(const int32_t* counts, int end) {
   return sum;
 }
 
-template <class T>
-std::vector<const T*> sourcesOf(std::span<const Collective> calls) {
-  std::vector<const T*> sources(calls.size());
-  std::transform(calls.begin(), calls.end(), sources.begin(),
-                 [](const Collective& call) { return reinterpret_cast<const T*>(call.in); });
+// Whether an exchange of which each rank gets `bytes` should go past the caches.
+bool streams(std::span<const Collective> calls, int64_t bytes) {
+  return bytes * static_cast<int64_t>(calls.size()) >= kStreamBytes;
+}
+
+std::vector<const std::byte*> sourcesOf(std::span<const Collective> calls) {
+  std::vector<const std::byte*> sources;
+  for (const Collective& call : calls) sources.push_back(call.in);
   return sources;
 }
 
 // Chunk `me` of the elements, reduced and written to every rank. Chunks begin on cache lines.
-template <class T>
 void allReduce(std::span<const Collective> calls, int me, Pool& pool) {
   const auto ranks = static_cast<int64_t>(calls.size());
-  const int64_t count = calls[0].x->count();
+  const int64_t count = calls[0].x->count(), size = dtypeSize(calls[0].x->dtype);
   const int64_t chunk = (count + ranks - 1) / ranks;
-  const int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  const int64_t line = 64 / size;
   const int64_t aligned = (chunk + line - 1) / line * line;
   const int64_t begin = std::min(aligned * me, count), end = std::min(begin + aligned, count);
-  const std::vector<const T*> sources = sourcesOf<T>(calls);
-  const Reducer<T> reduce = reducer<T>(calls[0].reduction);
+  const std::vector<const std::byte*> sources = sourcesOf(calls);
+  std::vector<std::byte*> targets;
+  for (const Collective& call : calls) targets.push_back(call.out);
+  const Combine combine = combineOf(calls[0].x->dtype, calls[0].reduction);
+  const bool stream = streams(calls, count * size);
   pool.run((end - begin + kTask - 1) / kTask, [&](int64_t task, int) {
-    alignas(64) typename Accumulator<T>::type acc[kBlock];
-    const int64_t stop = std::min(begin + (task + 1) * kTask, end);
-    for (int64_t at = begin + task * kTask; at < stop; at += kBlock) {
-      const int64_t n = std::min(kBlock, stop - at);
-      reduce(sources.data(), ranks, at, n, acc);
-      for (const Collective& call : calls) store(acc, reinterpret_cast<T*>(call.out) + at, n);
-    }
+    const int64_t at = begin + task * kTask;
+    combine({sources, at * size}, {targets, at * size}, std::min(kTask, end - at), stream);
   });
 }
 
 // This rank's part along dim: for every outer index, a run of counts[me] * inner elements.
-template <class T>
 void reduceScatter(std::span<const Collective> calls, int me, Pool& pool) {
-  const auto ranks = static_cast<int64_t>(calls.size());
   const Collective& mine = calls[static_cast<size_t>(me)];
   const View& x = *mine.x;
+  const int64_t size = dtypeSize(x.dtype);
   const int64_t outer = product(x, 0, mine.dim), inner = product(x, mine.dim + 1, x.rank);
   const int64_t run = mine.counts[me] * inner, row = x.dims[mine.dim] * inner;
   const int64_t first = sumBefore(mine.counts, me) * inner;
-  const std::vector<const T*> sources = sourcesOf<T>(calls);
-  const Reducer<T> reduce = reducer<T>(mine.reduction);
-  const int64_t pieces = (run + kBlock - 1) / kBlock;  // of one run
+  if (run == 0) return;
+  const std::vector<const std::byte*> sources = sourcesOf(calls);
+  const Combine combine = combineOf(x.dtype, mine.reduction);
+  const bool stream = run * size >= kShortestStream && streams(calls, outer * run * size);
+  // Long runs are cut into pieces, short ones are taken several at a time.
+  const int64_t pieces = (run + kTask - 1) / kTask;
+  const int64_t each = std::max<int64_t>(kTask / run, 1);
   const int64_t total = outer * pieces;
-  constexpr int64_t kPieces = kTask / kBlock;
-  pool.run((total + kPieces - 1) / kPieces, [&](int64_t task, int) {
-    alignas(64) typename Accumulator<T>::type acc[kBlock];
-    for (int64_t i = task * kPieces; i < std::min((task + 1) * kPieces, total); ++i) {
-      const int64_t o = i / pieces, at = i % pieces * kBlock;
-      const int64_t n = std::min(kBlock, run - at);
-      reduce(sources.data(), ranks, o * row + first + at, n, acc);
-      store(acc, reinterpret_cast<T*>(mine.out) + o * run + at, n);
+  pool.run((total + each - 1) / each, [&](int64_t task, int) {
+    for (int64_t i = task * each; i < std::min((task + 1) * each, total); ++i) {
+      const int64_t o = i / pieces, at = i % pieces * kTask;
+      combine({sources, (o * row + first + at) * size}, {std::span(&mine.out, 1), (o * run + at) * size},
+              std::min(kTask, run - at), stream);
     }
   });
 }
 
-template <template <class> class Fn, class... Args>
-void dispatch(DType dtype, Args&&... args) {
-  switch (dtype) {
-    case DType::f32:
-      return Fn<float>::call(args...);
-    case DType::f64:
-      return Fn<double>::call(args...);
-    case DType::bf16:
-      return Fn<bf16>::call(args...);
-    default:
-      return Fn<int32_t>::call(args...);
-  }
+// As copyBytes(), or past the caches.
+void copyRange(std::byte* to, const std::byte* from, int64_t bytes, bool stream, Pool& pool) {
+  if (bytes == 0 || to == from) return;
+  pool.run((bytes + kCopyTask - 1) / kCopyTask, [&](int64_t task, int) {
+    const int64_t at = task * kCopyTask, n = std::min(kCopyTask, bytes - at);
+    if (stream) {
+      streamBytes(to + at, from + at, n);
+    } else {
+      std::memmove(to + at, from + at, static_cast<size_t>(n));
+    }
+  });
 }
-template <class T>
-struct AllReduce {
-  static void call(std::span<const Collective> calls, int me, Pool& pool) { allReduce<T>(calls, me, pool); }
-};
-template <class T>
-struct ReduceScatter {
-  static void call(std::span<const Collective> calls, int me, Pool& pool) { reduceScatter<T>(calls, me, pool); }
-};
 
 // `rows` runs of `bytes`, at their own distances on both sides.
 void copyRows(std::byte* to, int64_t toPitch, const std::byte* from, int64_t fromPitch, int64_t bytes, int64_t rows,
-              Pool& pool) {
+              bool stream, Pool& pool) {
   if (bytes == 0 || rows == 0) return;
-  if (rows == 1 || (bytes == toPitch && bytes == fromPitch)) return copyBytes(to, from, bytes * rows, pool);
+  if (rows == 1 || (bytes == toPitch && bytes == fromPitch)) return copyRange(to, from, bytes * rows, stream, pool);
+  const bool streamed = stream && bytes >= kShortestStream;
   const int64_t each = std::max<int64_t>(kCopyTask / bytes, 1);  // rows of one task
   pool.run((rows + each - 1) / each, [&](int64_t task, int) {
     for (int64_t r = task * each; r < std::min((task + 1) * each, rows); ++r) {
-      std::memcpy(to + r * toPitch, from + r * fromPitch, static_cast<size_t>(bytes));
+      if (streamed) {
+        streamBytes(to + r * toPitch, from + r * fromPitch, bytes);
+      } else {
+        std::memcpy(to + r * toPitch, from + r * fromPitch, static_cast<size_t>(bytes));
+      }
     }
   });
 }
+
+int64_t bytesOf(const View& view) { return view.count() * dtypeSize(view.dtype); }
 
 void allGather(std::span<const Collective> calls, int me, Pool& pool) {
   const Collective& mine = calls[static_cast<size_t>(me)];
@@ -199,16 +123,17 @@ void allGather(std::span<const Collective> calls, int me, Pool& pool) {
   const int64_t outer = product(y, 0, mine.dim);
   const int64_t inner = product(y, mine.dim + 1, y.rank) * dtypeSize(y.dtype);
   const int64_t pitch = y.dims[mine.dim] * inner;
+  const bool stream = streams(calls, bytesOf(y));
   int64_t start = 0;
   for (size_t r = 0; r < calls.size(); ++r) {
     const int64_t run = mine.counts[r] * inner;
-    copyRows(mine.out + start, pitch, calls[r].in, run, run, outer, pool);
+    copyRows(mine.out + start, pitch, calls[r].in, run, run, outer, stream, pool);
     start += run;
   }
 }
 
 // The part that rank r sends to `me`. Seen from the lower of the two dims: outer, low, middle, high, inner.
-void receivePart(const Collective& theirs, const Collective& mine, int r, int me, Pool& pool) {
+void receivePart(const Collective& theirs, const Collective& mine, int r, int me, bool stream, Pool& pool) {
   const View &x = *theirs.x, &y = *mine.y;
   const int split = mine.dim, join = mine.joinDim;
   const int low = std::min(split, join), high = std::max(split, join);
@@ -218,7 +143,8 @@ void receivePart(const Collective& theirs, const Collective& mine, int r, int me
   if (split == join) {
     const int64_t run = mine.joinCounts[r] * inner;
     const int64_t toPitch = y.dims[join] * inner, fromPitch = x.dims[split] * inner;
-    return copyRows(mine.out + joinBegin * inner, toPitch, theirs.in + splitBegin * inner, fromPitch, run, outer, pool);
+    return copyRows(mine.out + joinBegin * inner, toPitch, theirs.in + splitBegin * inner, fromPitch, run, outer,
+                    stream, pool);
   }
   // The part's own dims: the split dim as in y, the join dim as in x. Its rows run along `high` and inward.
   const int64_t partLow = low == split ? y.dims[split] : x.dims[join];
@@ -230,7 +156,7 @@ void receivePart(const Collective& theirs, const Collective& mine, int r, int me
   for (int64_t o = 0; o < outer; ++o) {
     const std::byte* from = theirs.in + (o * x.dims[low] + fromLow) * middle * fromPitch + fromHigh * inner;
     std::byte* to = mine.out + (o * y.dims[low] + toLow) * middle * toPitch + toHigh * inner;
-    copyRows(to, toPitch, from, fromPitch, run, partLow * middle, pool);
+    copyRows(to, toPitch, from, fromPitch, run, partLow * middle, stream, pool);
   }
 }
 
@@ -343,11 +269,7 @@ bool fits(const Collective& mine, const Collective& theirs, int me, int r, size_
 }  // namespace
 
 void copyBytes(std::byte* to, const std::byte* from, int64_t bytes, Pool& pool) {
-  if (bytes == 0 || to == from) return;
-  pool.run((bytes + kCopyTask - 1) / kCopyTask, [&](int64_t task, int) {
-    const int64_t at = task * kCopyTask;
-    std::memmove(to + at, from + at, static_cast<size_t>(std::min(kCopyTask, bytes - at)));
-  });
+  copyRange(to, from, bytes, false, pool);
 }
 
 std::string describe(const Collective& call) {
@@ -373,19 +295,21 @@ void moveShare(std::span<const Collective> calls, int me, Pool& pool) {
   const Collective& mine = calls[static_cast<size_t>(me)];
   switch (mine.op) {
     case Op::all_reduce:
-      return dispatch<AllReduce>(mine.x->dtype, calls, me, pool);
+      return allReduce(calls, me, pool);
     case Op::reduce_scatter:
-      return dispatch<ReduceScatter>(mine.x->dtype, calls, me, pool);
+      return reduceScatter(calls, me, pool);
     case Op::all_gather:
       return allGather(calls, me, pool);
-    case Op::all_to_all:
-      for (size_t r = 0; r < calls.size(); ++r) receivePart(calls[r], mine, static_cast<int>(r), me, pool);
+    case Op::all_to_all: {
+      const bool stream = streams(calls, bytesOf(*mine.y));
+      for (size_t r = 0; r < calls.size(); ++r) receivePart(calls[r], mine, static_cast<int>(r), me, stream, pool);
       return;
+    }
     case Op::expert_exchange:
       return expertExchange(calls, me, pool);
     default: {
       const Collective& root = calls[static_cast<size_t>(mine.root)];
-      return copyBytes(mine.out, root.in, mine.y->count() * dtypeSize(mine.y->dtype), pool);
+      return copyRange(mine.out, root.in, bytesOf(*mine.y), streams(calls, bytesOf(*mine.y)), pool);
     }
   }
 }

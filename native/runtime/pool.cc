@@ -1,28 +1,20 @@
 // The thread pool of one device: persistent threads, work handed out block by block.
 #include "runtime/pool.h"
 
+#include <algorithm>
+#include <climits>
 #include <cstdlib>
 #include <new>
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "core/spin.h"
 
 namespace meshwork {
 namespace {
 
-// Some 10 microseconds: long enough to bridge the gap between two kernels, short enough not to burn a core.
-constexpr int kSpins = 1000;
-
-inline void relax() {
-#if defined(__x86_64__)
-  _mm_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
+// Bridges the gap between two kernels without burning a core.
+constexpr std::chrono::microseconds kSpin{50};
 
 struct Free {
   void operator()(std::byte* p) const { std::free(p); }
@@ -30,35 +22,52 @@ struct Free {
 
 }  // namespace
 
+// A job is over when every block has been carried out: helpers that sleep through it are not waited for. So a helper
+// may look for blocks at any time; it reads the job's fields only once it has taken a block, which keeps the job from
+// ending.
 struct Pool::Shared {
-  // A job is published by storing its fields and then bumping `epoch`; it is over when every helper has left it.
-  alignas(64) std::atomic<uint32_t> epoch{0};
-  alignas(64) std::atomic<int64_t> next{0};
-  alignas(64) std::atomic<int> busy{0};
+  alignas(64) std::atomic<uint32_t> epoch{0};   // grows with every job; helpers sleep on it
+  alignas(64) std::atomic<int64_t> waiting{0};  // blocks that nobody has taken; below 0 when helpers look in vain
+  alignas(64) std::atomic<int> unfinished{0};   // blocks that are not over
   bool stop = false;
   bool spin = false;
-  int64_t blocks = 0;
+  int64_t end = 0;  // blocks are taken upwards: the one behind the last
   Erased body = nullptr;
   const void* state = nullptr;
   std::unique_ptr<std::byte, Free> workspace;
   std::vector<std::thread> helpers;
 
   void work(int thread) {
-    for (int64_t block = next.fetch_add(1, std::memory_order_relaxed); block < blocks;
-         block = next.fetch_add(1, std::memory_order_relaxed)) {
-      body(state, block, thread);
+    int done = 0;
+    for (int64_t left; (left = waiting.fetch_sub(1, std::memory_order_acq_rel)) > 0; ++done) {
+      body(state, end - left, thread);
     }
+    if (done > 0 && unfinished.fetch_sub(done, std::memory_order_acq_rel) == done) unfinished.notify_one();
   }
 
   void help(int thread) {
-    uint32_t seen = 0;
-    for (;;) {
-      for (int i = 0; spin && i < kSpins && epoch.load(std::memory_order_acquire) == seen; ++i) relax();
-      while (epoch.load(std::memory_order_acquire) == seen) epoch.wait(seen, std::memory_order_acquire);
-      ++seen;
+    for (uint32_t seen = 0;;) {
+      const auto called = [&] { return epoch.load(std::memory_order_acquire) != seen; };
+      if (!spin || !spinUntil(called, kSpin)) epoch.wait(seen, std::memory_order_acquire);
+      const uint32_t now = epoch.load(std::memory_order_acquire);
+      if (now == seen) continue;
+      seen = now;
       if (stop) return;
       work(thread);
-      if (busy.fetch_sub(1, std::memory_order_acq_rel) == 1) busy.notify_one();
+    }
+  }
+
+  void run(int64_t begin, int blocks) {
+    end = begin + blocks;
+    unfinished.store(blocks, std::memory_order_relaxed);
+    waiting.store(blocks, std::memory_order_release);
+    epoch.fetch_add(1, std::memory_order_release);
+    epoch.notify_all();
+    work(0);
+    const auto over = [&] { return unfinished.load(std::memory_order_acquire) == 0; };
+    if (over() || (spin && spinUntil(over, kSpin))) return;
+    for (int left; (left = unfinished.load(std::memory_order_acquire)) != 0;) {
+      unfinished.wait(left, std::memory_order_acquire);
     }
   }
 
@@ -99,18 +108,13 @@ void Pool::runErased(int64_t blocks, Erased body, const void* state) {
     for (int64_t block = 0; block < blocks; ++block) body(state, block, 0);
     return;
   }
-  Shared& s = *shared_;
-  s.blocks = blocks;
-  s.body = body;
-  s.state = state;
-  s.next.store(0, std::memory_order_relaxed);
-  s.busy.store(threads_ - 1, std::memory_order_relaxed);
-  s.epoch.fetch_add(1, std::memory_order_release);
-  s.epoch.notify_all();
-  s.work(0);
-  int left = s.busy.load(std::memory_order_acquire);
-  for (int i = 0; s.spin && i < kSpins && left != 0; ++i, left = s.busy.load(std::memory_order_acquire)) relax();
-  for (; left != 0; left = s.busy.load(std::memory_order_acquire)) s.busy.wait(left, std::memory_order_acquire);
+  shared_->body = body;
+  shared_->state = state;
+  for (int64_t begin = 0; begin < blocks;) {
+    const auto count = static_cast<int>(std::min<int64_t>(blocks - begin, INT_MAX));
+    shared_->run(begin, count);
+    begin += count;
+  }
 }
 
 }  // namespace meshwork

@@ -2,6 +2,8 @@
 #include <atomic>
 #include <chrono>
 #include <climits>
+#include <cmath>
+#include <cstring>
 #include <functional>
 #include <span>
 #include <thread>
@@ -178,6 +180,71 @@ TEST(collective_all_reduce) {
     allReduce<bf16>(DType::bf16, ranks, 333, Reduction::sum, false);
     allReduce<int32_t>(DType::i32, ranks, 333, Reduction::sum, true);
     allReduce<int32_t>(DType::i32, ranks, 33, Reduction::max, false);
+  }
+}
+
+// Large enough to go past the caches, at addresses that are aligned alike, differently, or to no element.
+TEST(collective_all_reduce_of_large_tensors) {
+  constexpr int64_t kCount = (int64_t{1} << 21) + 37;
+  const View view = viewOf(DType::f32, {kCount});
+  for (const int ranks : {2, 3}) {
+    for (const int shift : {0, 4, 6}) {
+      auto communicator = open(ranks);
+      CommunicatorGroup* group = communicator->group(upTo(ranks));
+      std::vector<std::vector<std::byte>> x, y;
+      for (int r = 0; r < ranks; ++r) {
+        x.emplace_back(static_cast<size_t>(kCount * 4 + 64));
+        y.emplace_back(static_cast<size_t>(kCount * 4 + 64), std::byte{0x55});
+        for (int64_t i = 0; i < kCount; ++i) {
+          const auto value = static_cast<float>((i * 7 + r * 3) % 11 - 5);
+          std::memcpy(x.back().data() + shift + i * 4, &value, 4);
+        }
+      }
+      const auto at = [&](int r) { return shift == 4 && r > 0 ? 8 : shift; };
+      allOk(onRanks(ranks, [&](int r, Pool& pool) {
+        const auto s = static_cast<size_t>(r);
+        Collective c = call(Op::all_reduce, x[s].data() + shift, y[s].data() + at(r), view, view);
+        return communicator->run(r, *group, {&c, 1}, pool);
+      }));
+      for (int r = 0; r < ranks; ++r) {
+        const std::vector<std::byte>& out = y[static_cast<size_t>(r)];
+        int64_t wrong = 0;
+        for (int64_t i = 0; i < kCount; ++i) {
+          float expected = 0, got = 0;
+          for (int p = 0; p < ranks; ++p) expected += static_cast<float>((i * 7 + p * 3) % 11 - 5);
+          std::memcpy(&got, out.data() + at(r) + i * 4, 4);
+          wrong += got != expected;
+        }
+        CHECK_EQ(wrong, 0);
+        for (int i = 0; i < at(r); ++i) CHECK(out[static_cast<size_t>(i)] == std::byte{0x55});
+        CHECK(out[static_cast<size_t>(kCount * 4 + at(r))] == std::byte{0x55});
+      }
+    }
+  }
+}
+
+TEST(collective_bf16_sums_round_once) {
+  constexpr int kCount = 77;
+  auto communicator = open(3);
+  CommunicatorGroup* group = communicator->group(upTo(3));
+  const View view = viewOf(DType::bf16, {kCount});
+  bf16 x[3][kCount], y[3][kCount];
+  const float special[] = {NAN, INFINITY, -INFINITY, 1e-40f, 3.0e38f};
+  for (int r = 0; r < 3; ++r) {
+    for (int i = 0; i < kCount; ++i) {
+      x[r][i] = toBf16(i % 9 < 5 ? special[(i + r) % 5] : 1.0f + static_cast<float>(i * (r + 1)) / 256.0f);
+    }
+  }
+  allOk(onRanks(3, [&](int r, Pool& pool) {
+    Collective c = call(Op::all_reduce, x[r], y[r], view, view);
+    return communicator->run(r, *group, {&c, 1}, pool);
+  }));
+  for (int i = 0; i < kCount; ++i) {
+    const bf16 expected = toBf16(toFloat(x[0][i]) + toFloat(x[1][i]) + toFloat(x[2][i]));
+    for (const auto& row : y) {
+      const bool same = row[i].bits == expected.bits;
+      CHECK(same || (std::isnan(toFloat(row[i])) && std::isnan(toFloat(expected))));
+    }
   }
 }
 
