@@ -4,7 +4,7 @@ import { expectInteger, expectObject, expectText } from "../core/check.ts";
 import { AbortedError } from "../core/errors.ts";
 import { HostMemory } from "../runtime/host-memory.ts";
 import { type CheckpointName, listFolder, readLatest } from "./folder.ts";
-import { type LoadedCheckpoint, loadCheckpoint, type LoadOptions } from "./load.ts";
+import { type LoadedCheckpoint, type LoadOptions, loadThrough } from "./load.ts";
 import { type Parent, pointLatest, removeAll, type SavedCheckpoint, takeSnapshot, writeSnapshot } from "./save.ts";
 import { planShards } from "./shards.ts";
 import type { CheckpointState } from "./state.ts";
@@ -54,9 +54,15 @@ export class Checkpointer implements AsyncDisposable {
     await this.#writing;
     const { bytes } = planShards(state);
     if (this.#memory?.bytes === bytes) return;
+    this.#keep(new HostMemory(bytes));
+    await this.#memory?.touch();
+  }
+
+  /** Frees the memory that saving and loading keep, until it is needed again. */
+  async release(): Promise<void> {
+    await this.#writing;
     this.#memory?.[Symbol.dispose]();
-    this.#memory = new HostMemory(bytes);
-    await this.#memory.touch();
+    this.#memory = undefined;
   }
 
   /**
@@ -71,10 +77,7 @@ export class Checkpointer implements AsyncDisposable {
     if (signal?.aborted) throw new AbortedError("the checkpoint was not saved: stopped", { cause: signal.reason });
     const began = performance.now();
     const snapshot = await takeSnapshot(state, this.#parent, this.#memory);
-    if (snapshot.memory !== this.#memory) {
-      this.#memory?.[Symbol.dispose]();
-      this.#memory = snapshot.memory;
-    }
+    this.#keep(snapshot.memory);
     const stalled = (performance.now() - began) / 1000;
     const saved = this.#write(writeSnapshot(this.folder, snapshot, signal));
     return { step: state.step, stalled, saved };
@@ -101,17 +104,25 @@ export class Checkpointer implements AsyncDisposable {
     this.#rethrow();
   }
 
-  /** Loads the newest good checkpoint, see loadCheckpoint(); later saves name it as their parent. */
-  async load(state: CheckpointState, options: LoadOptions = {}): Promise<LoadedCheckpoint> {
+  /**
+   * Loads the newest good checkpoint of its folder, or of another one, see loadCheckpoint(); later saves name it as their parent, and
+   * use its memory.
+   */
+  async load(
+    state: CheckpointState,
+    options: LoadOptions & { readonly from?: string } = {},
+  ): Promise<LoadedCheckpoint> {
     await this.#writing;
-    const loaded = await loadCheckpoint(this.folder, state, options);
-    this.continueFrom(loaded);
+    const { loaded, memory } = await loadThrough(this.#memory, options.from ?? this.folder, state, options);
+    this.#keep(memory);
+    this.#parent = { step: loaded.step, digest: loaded.digest };
     return loaded;
   }
 
-  /** Names the parent of the next save. */
-  continueFrom({ step, digest }: Parent): void {
-    this.#parent = { step, digest };
+  /** Takes other memory in place of what it has. */
+  #keep(memory: HostMemory): void {
+    if (memory !== this.#memory) this.#memory?.[Symbol.dispose]();
+    this.#memory = memory;
   }
 
   /** Makes a checkpoint the latest, and removes those of later steps: their run is not gone on with. */
@@ -129,9 +140,7 @@ export class Checkpointer implements AsyncDisposable {
 
   /** Waits for the save that is being written, and frees the memory. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#writing;
-    this.#memory?.[Symbol.dispose]();
-    this.#memory = undefined;
+    await this.release();
     this.#rethrow();
   }
 

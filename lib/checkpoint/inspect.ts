@@ -3,15 +3,13 @@
 import { stat } from "node:fs/promises";
 import path from "node:path";
 import { setImmediate } from "node:timers/promises";
-import { fromStorage } from "../core/dtype.ts";
 import { CheckpointError } from "../core/errors.ts";
 import type { JsonObject } from "../core/json.ts";
 import { type Shape, sizeOf } from "../core/shape.ts";
 import { candidates } from "./folder.ts";
 import { findWeights, Weights } from "./safetensors.ts";
-import { deviceDType } from "./shards.ts";
 import { StoredCheckpoint } from "./stored.ts";
-import { type StoredDType, storedBytes } from "./stored-dtype.ts";
+import { bitsOf, type StoredDType, storedBytes, toNumbers } from "./stored-dtype.ts";
 
 /** A tensor that is listed. */
 export interface ListedTensor {
@@ -36,8 +34,8 @@ export interface TensorList extends AsyncDisposable {
     readonly files: readonly { readonly name: string; readonly bytes: number; readonly sha256: string }[];
     readonly record: JsonObject;
   };
-  /** Elements, row-major. */
-  read(name: string): Promise<ArrayLike<number>>;
+  /** Bytes as stored, row-major. */
+  read(name: string): Promise<Uint8Array>;
   /** Compares all digests; nothing where there are none. Rejects with CheckpointError naming file and tensor. */
   verify(): Promise<void>;
 }
@@ -50,10 +48,10 @@ export interface TensorDifference {
   readonly normB: number;
   /** Norm of b - a. */
   readonly norm: number;
-  /** The largest |b - a| and its index; 0 and an empty one where there is none. */
+  /** The largest |b - a| and its index; 0 and an empty one where there is none. A NaN on one side is the largest of all. */
   readonly largest: number;
   readonly at: readonly number[];
-  /** Elements that are not the same; two NaNs are. */
+  /** Elements of other bits; between two dtypes those of other values, where two NaNs are the same. */
   readonly differing: number;
 }
 
@@ -94,11 +92,7 @@ function listCheckpoint(folder: string): TensorList {
       files: [...new Set(tensor.files)],
     })),
     checkpoint: { step, digest, files, record },
-    async read(name) {
-      const tensor = byName.get(name)!;
-      const values = await stored.readTensor(tensor);
-      return values instanceof Uint16Array ? fromStorage(deviceDType(tensor.dtype)!, values) : values;
-    },
+    read: (name) => stored.readStored(byName.get(name)!),
     verify: () => stored.verify(),
     [Symbol.asyncDispose]: async () => stored[Symbol.dispose](),
   };
@@ -115,7 +109,7 @@ function listWeights(place: string, weights: Weights): TensorList {
       bytes: sizeOf(shape) * storedBytes(dtype),
       files: [path.basename(file)],
     })),
-    read: (name) => weights.read(name),
+    read: (name) => weights.readStored(name),
     verify: async () => undefined,
     [Symbol.asyncDispose]: async () => weights[Symbol.dispose](),
   };
@@ -141,7 +135,8 @@ export async function compareTensors(a: TensorList, b: TensorList): Promise<Comp
       shapes.push({ name: tensor.name, a: tensor.shape, b: other.shape });
       continue;
     }
-    tensors.push(difference(tensor, await a.read(tensor.name), await b.read(other.name)));
+    const bytes = { a: await a.read(tensor.name), b: await b.read(other.name) };
+    tensors.push(difference(tensor, other.dtype, bytes));
     await setImmediate();
   }
   return {
@@ -152,18 +147,24 @@ export async function compareTensors(a: TensorList, b: TensorList): Promise<Comp
   };
 }
 
-function difference({ name, shape }: ListedTensor, a: ArrayLike<number>, b: ArrayLike<number>): TensorDifference {
+function difference(
+  { name, shape, dtype }: ListedTensor,
+  otherDType: StoredDType,
+  bytes: { readonly a: Uint8Array; readonly b: Uint8Array },
+): TensorDifference {
+  const [a, b] = [toNumbers(dtype, bytes.a), toNumbers(otherDType, bytes.b)];
+  const bits = dtype === otherDType ? ([bitsOf(dtype, bytes.a), bitsOf(dtype, bytes.b)] as const) : undefined;
   let [sumA, sumB, sum, largest, at, differing] = [0, 0, 0, 0, -1, 0];
   for (let i = 0; i < a.length; i++) {
     const [x, y] = [a[i]!, b[i]!];
     sumA += x * x;
     sumB += y * y;
-    if (x === y || (Number.isNaN(x) && Number.isNaN(y))) continue;
-    const distance = Math.abs(y - x);
+    const same = x === y || (Number.isNaN(x) && Number.isNaN(y));
+    if (bits ? bits[0][i] === bits[1][i] : same) continue;
+    const distance = same ? 0 : Math.abs(y - x);
     differing++;
     sum += distance * distance;
-    // A NaN on one side is the largest difference of all.
-    if (at < 0 || !(distance <= largest)) [largest, at] = [distance, i];
+    if (at < 0 || (!(distance <= largest) && !Number.isNaN(largest))) [largest, at] = [distance, i];
   }
   const [normA, normB, norm] = [Math.sqrt(sumA), Math.sqrt(sumB), Math.sqrt(sum)];
   return { name, shape, normA, normB, norm, largest, at: at < 0 ? [] : indexOf(at, shape), differing };

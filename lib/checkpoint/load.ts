@@ -5,6 +5,7 @@ import { AbortedError, CheckpointError } from "../core/errors.ts";
 import type { JsonObject } from "../core/json.ts";
 import { nearest } from "../core/nearest.ts";
 import { sameShape, shapeText } from "../core/shape.ts";
+import type { HostMemory } from "../runtime/host-memory.ts";
 import { candidates } from "./folder.ts";
 import { copyBetween } from "./grid.ts";
 import { deviceDType } from "./shards.ts";
@@ -44,20 +45,41 @@ export async function loadCheckpoint(
   state: CheckpointState,
   options: LoadOptions = {},
 ): Promise<LoadedCheckpoint> {
+  const { loaded, memory } = await loadThrough(undefined, folder, state, options);
+  memory[Symbol.dispose]();
+  return loaded;
+}
+
+/**
+ * Loads a checkpoint by way of host memory that is there already, where it has exactly the bytes that are needed, else of new
+ * memory; gives the one that was used. See loadCheckpoint().
+ */
+export async function loadThrough(
+  given: HostMemory | undefined,
+  folder: string,
+  state: CheckpointState,
+  options: LoadOptions = {},
+): Promise<{ loaded: LoadedCheckpoint; memory: HostMemory }> {
   expectState(state);
   const { checkpoint, cells, pairs } = await openNewest(folder, options, async (found) => {
     const pairs = matchTensors(found, state, options.only);
-    const cells = await found.read({ tensors: pairs.map(({ from }) => from), signal: options.signal });
+    const tensors = pairs.map(({ from }) => from);
+    const cells = await found.read({ tensors, signal: options.signal, memory: given });
     return { checkpoint: found, cells, pairs };
   });
   using _ = checkpoint;
-  using memory = cells.memory;
-  await memory.restore(
-    state.mesh.engine,
-    pairs.flatMap(({ from, to }) => blocksOf(checkpoint, from, state, to, cells)),
-  );
+  const { memory, bytesRead } = cells;
+  try {
+    await memory.restore(
+      state.mesh.engine,
+      pairs.flatMap(({ from, to }) => blocksOf(checkpoint, from, state, to, cells)),
+    );
+  } catch (cause) {
+    if (memory !== given) memory[Symbol.dispose]();
+    throw cause;
+  }
   const { folder: path, step, record, digest } = checkpoint;
-  return { path, step, record, digest, bytesRead: cells.bytesRead };
+  return { loaded: { path, step, record, digest, bytesRead }, memory };
 }
 
 /** Opens the newest checkpoint of a folder for which `use` does not fail with CheckpointError; close it after use. */

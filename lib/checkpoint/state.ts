@@ -18,6 +18,8 @@ export interface StateTensor {
   readonly role: TensorRole;
   /** Its shape in files of models: a reshape of its own. */
   readonly stored: Shape;
+  /** What the tensor's memory lives as long as; nothing is done with it. */
+  readonly owner?: object;
 }
 
 /** Everything to save, or to load into. */
@@ -53,14 +55,14 @@ export function stateOf(
   expectObject("what else a state has", more);
   const list = Object.entries(tensors).map(([name, tensor]): StateTensor => {
     if (tensor instanceof Parameter) {
-      return { name, id: tensor.id, role: "parameter", stored: tensor.stored.shape };
+      return { name, id: tensor.id, role: "parameter", stored: tensor.stored.shape, owner: tensor };
     }
     if (!(tensor instanceof Tensor)) throw new ConfigError(`"${name}" is ${describe(tensor)}, no tensor or parameter`);
     const { node } = tensor.sym;
     if (node.op !== "parameter" || tensor.context !== mesh) {
       throw new ConfigError(`"${name}" is no tensor that ${mesh.name} holds: give mesh.tensor() its values first`);
     }
-    return { name, id: String(node.params.id), role: "parameter", stored: tensor.shape };
+    return { name, id: String(node.params.id), role: "parameter", stored: tensor.shape, owner: tensor };
   });
   return { mesh, step: more.step ?? 0, tensors: list, ...(more.record ? { record: more.record } : {}) };
 }

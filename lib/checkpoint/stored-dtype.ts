@@ -1,4 +1,4 @@
-// Element types of safetensors files: their sizes, and how they become float32.
+// Element types of safetensors files: their sizes, and how they become numbers.
 
 /** Types whose size is known, by safetensors' names, with bytes an element. */
 const SIZES = {
@@ -86,5 +86,65 @@ export function toFloat32(dtype: StoredDType, bytes: Uint8Array): Float32Array |
     case "F8_E4M3":
     case "F8_E5M2":
       return undefined;
+  }
+}
+
+/** The values of an 8-bit float of so many bits of fraction, by its bits; `finite` has no infinities, and one NaN a sign. */
+function eighthTable(fractionBits: number, finite: boolean): Float32Array {
+  const exponentBits = 7 - fractionBits;
+  const [bias, top] = [2 ** (exponentBits - 1) - 1, 2 ** exponentBits - 1];
+  const scale = 2 ** fractionBits;
+  return Float32Array.from({ length: 256 }, (_, bits) => {
+    const sign = bits & 0x80 ? -1 : 1;
+    const exponent = (bits & 0x7f) >> fractionBits;
+    const fraction = bits % scale;
+    if (exponent === top && finite && fraction === scale - 1) return Number.NaN;
+    if (exponent === top && !finite) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
+    const size = exponent === 0 ? fraction * 2 ** (1 - bias) : (scale + fraction) * 2 ** (exponent - bias);
+    return (sign * size) / scale;
+  });
+}
+
+/**
+ * Elements as numbers, in order: exact but for integers beyond 2^53. `bytes` as for toFloat32(); their memory may be shared.
+ * 8-bit floats are those of the Open Compute Project's "8-bit Floating Point Specification".
+ */
+export function toNumbers(dtype: StoredDType, bytes: Uint8Array): ArrayLike<number> {
+  const { buffer, byteOffset, byteLength } = bytes;
+  const count = byteLength / SIZES[dtype];
+  switch (dtype) {
+    case "F64":
+      return new Float64Array(buffer, byteOffset, count);
+    case "I64":
+      return Float64Array.from(new BigInt64Array(buffer, byteOffset, count), Number);
+    case "U64":
+      return Float64Array.from(new BigUint64Array(buffer, byteOffset, count), Number);
+    case "I32":
+      return new Int32Array(buffer, byteOffset, count);
+    case "U32":
+      return new Uint32Array(buffer, byteOffset, count);
+    case "F8_E4M3":
+    case "F8_E5M2": {
+      const table = dtype === "F8_E4M3" ? eighthTable(3, true) : eighthTable(2, false);
+      return Float32Array.from(bytes, (bits) => table[bits]!);
+    }
+    default:
+      // The others fit float32.
+      return toFloat32(dtype, bytes)!;
+  }
+}
+
+/** Elements as whole numbers of their bits, to be compared. `bytes` as for toFloat32(). */
+export function bitsOf(dtype: StoredDType, bytes: Uint8Array): ArrayLike<number | bigint> {
+  const { buffer, byteOffset, byteLength } = bytes;
+  switch (SIZES[dtype]) {
+    case 1:
+      return bytes;
+    case 2:
+      return new Uint16Array(buffer, byteOffset, byteLength / 2);
+    case 4:
+      return new Uint32Array(buffer, byteOffset, byteLength / 4);
+    case 8:
+      return new BigUint64Array(buffer, byteOffset, byteLength / 8);
   }
 }

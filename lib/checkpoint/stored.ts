@@ -1,11 +1,9 @@
 // A checkpoint on disk, opened: its tensors and cells, verified reading into host memory, single tensors as arrays.
-import { dtypeSize, type StorageArray, storageView } from "../core/dtype.ts";
 import { CheckpointError } from "../core/errors.ts";
 import { isJsonObject, type JsonObject } from "../core/json.ts";
 import { type Shape, sizeOf } from "../core/shape.ts";
 import { HostMemory, type ManifestFile, OpenCheckpoint } from "../runtime/host-memory.ts";
 import { type Block, cellsOf, copyBetween, elementsOf } from "./grid.ts";
-import { deviceDType } from "./shards.ts";
 import type { TensorRole } from "./state.ts";
 import { type StoredDType, storedBytes, storedDType } from "./stored-dtype.ts";
 import { parseStrictJson } from "./strict-json.ts";
@@ -72,7 +70,12 @@ export class StoredCheckpoint implements Disposable {
    * all of their tensors are read, else of each tensor. Rejects with CheckpointError naming file and tensor.
    */
   async read(
-    options: { readonly tensors?: readonly StoredTensor[]; readonly signal?: AbortSignal | undefined } = {},
+    options: {
+      readonly tensors?: readonly StoredTensor[];
+      readonly signal?: AbortSignal | undefined;
+      /** Used where it has exactly the bytes that are needed; it stays its owner's. */
+      readonly memory?: HostMemory | undefined;
+    } = {},
   ): Promise<LoadedCells> {
     const wanted = new Set(options.tensors ?? this.tensors);
     const targets = new Float64Array(this.#open.manifest.cellFiles.length).fill(-1);
@@ -83,14 +86,14 @@ export class StoredCheckpoint implements Disposable {
         bytes += elementsOf(cell) * storedBytes(tensor.dtype);
       });
     }
-    const memory = new HostMemory(bytes);
+    const memory = options.memory?.bytes === bytes ? options.memory : new HostMemory(bytes);
     const stop = (): void => memory.stop();
     options.signal?.addEventListener("abort", stop);
     try {
       options.signal?.throwIfAborted();
       return { memory, targets, bytesRead: await memory.readCells(this.#open, targets) };
     } catch (cause) {
-      memory[Symbol.dispose]();
+      if (memory !== options.memory) memory[Symbol.dispose]();
       throw cause;
     } finally {
       options.signal?.removeEventListener("abort", stop);
@@ -103,16 +106,11 @@ export class StoredCheckpoint implements Disposable {
     memory[Symbol.dispose]();
   }
 
-  /** A tensor's elements, whole and row-major. */
-  async readTensor(tensor: StoredTensor): Promise<StorageArray> {
-    const dtype = deviceDType(tensor.dtype);
-    if (dtype === undefined) {
-      const details = { file: this.folder, tensor: tensor.name };
-      throw new CheckpointError(`${this.folder}, tensor "${tensor.name}": dtype ${tensor.dtype}`, { details });
-    }
+  /** A tensor's bytes as stored, whole and row-major. */
+  async readStored(tensor: StoredTensor): Promise<Uint8Array> {
     const { memory, targets } = await this.read({ tensors: [tensor] });
     using _ = memory;
-    const size = dtypeSize(dtype);
+    const size = storedBytes(tensor.dtype);
     const whole: Block = { start: tensor.shape.map(() => 0), shape: tensor.shape };
     const bytes = new Uint8Array(sizeOf(tensor.shape) * size);
     this.cells(tensor).forEach((cell, i) => {
@@ -120,7 +118,7 @@ export class StoredCheckpoint implements Disposable {
       memory.read(targets[tensor.firstCell + i]!, part);
       place(part, bytes, size, copyBetween(cell, whole));
     });
-    return storageView(dtype, bytes.buffer, 0, sizeOf(tensor.shape));
+    return bytes;
   }
 
   [Symbol.dispose](): void {

@@ -119,7 +119,7 @@ function printComparison(a: TensorList, b: TensorList, found: Comparison, out: O
   }
   for (const name of found.onlyA) out.write(`${name}: only in a\n`);
   for (const name of found.onlyB) out.write(`${name}: only in b\n`);
-  out.write(`${found.tensors.length - differing.length} tensors are the same to the bit, ${differing.length} differ\n`);
+  out.write(`${found.tensors.length - differing.length} tensors are the same, ${differing.length} differ\n`);
 }
 
 /** Columns, numbers to the right. */

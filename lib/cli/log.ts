@@ -94,6 +94,9 @@ class TextLog implements Log {
       case "resume":
         this.note(`resuming after step ${event.step} from ${event.path}`);
         break;
+      case "warning":
+        this.note(`warning: ${event.message}`);
+        break;
       case "checkpoint":
         if (!this.#live) this.note(`step ${event.step}: checkpoint ${event.path}, ${bytesText(event.bytes)}`);
         break;

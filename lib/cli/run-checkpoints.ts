@@ -3,16 +3,15 @@
 import path from "node:path";
 import { Checkpointer } from "../checkpoint/checkpointer.ts";
 import { listFolder } from "../checkpoint/folder.ts";
-import { type LoadedCheckpoint, loadCheckpoint } from "../checkpoint/load.ts";
+import type { LoadedCheckpoint } from "../checkpoint/load.ts";
 import { pointLatest, removeAll, type SavedCheckpoint } from "../checkpoint/save.ts";
 import { CheckpointError, DataError, SpikeError, systemReason } from "../core/errors.ts";
 import { isJsonObject, type JsonObject } from "../core/json.ts";
-import type { ResumeEvent, TrainEvent } from "../train/events.ts";
+import type { TrainEvent } from "../train/events.ts";
 import type { RunFolder } from "../train/run-folder.ts";
 import { type Spike, SpikeDetector } from "../train/spikes.ts";
 import type { StepResult, TrainStep } from "../train/step.ts";
 import type { GivenFlag } from "./flags.ts";
-import type { Log } from "./log.ts";
 import type { PreparedTraining } from "./prepare-training.ts";
 import { flagsToKeep, type Resumption } from "./resume.ts";
 import type { TrainOptions } from "./train-flags.ts";
@@ -28,7 +27,6 @@ export interface RunParts {
   readonly folder: RunFolder;
   readonly options: TrainOptions;
   readonly given: ReadonlyMap<string, GivenFlag>;
-  readonly log: Log;
   emit(event: TrainEvent): void;
 }
 
@@ -45,7 +43,8 @@ export class RunCheckpoints implements AsyncDisposable {
   readonly #spikes = new SpikeDetector();
   readonly #version: string;
   #savedStep: number | undefined;
-  #resumed: ResumeEvent | undefined;
+  /** What resuming has to report, once the run's files may be written. */
+  readonly #resumed: TrainEvent[] = [];
   #failure: unknown;
   /** Rollbacks since the last checkpoint. */
   #rollbacks = 0;
@@ -67,22 +66,25 @@ export class RunCheckpoints implements AsyncDisposable {
     const checkpoints = new RunCheckpoints(parts, await version());
     if (resumption !== undefined) await checkpoints.#resume(resumption);
     if (parts.options.checkpointEvery > 0) await checkpoints.#checkpointer.prepare(parts.step.state());
+    else await checkpoints.#checkpointer.release();
     return checkpoints;
   }
 
   /** Before the first step: says where it goes on, and saves something to go back to. */
   async begin(): Promise<void> {
-    if (this.#resumed) this.#parts.emit(this.#resumed);
-    if (this.#parts.options.onSpike === "rollback" && !this.#resumed) await this.save({ wait: true });
+    for (const event of this.#resumed) this.#parts.emit(event);
+    if (this.#parts.options.onSpike === "rollback" && this.#savedStep === undefined) await this.save({ wait: true });
   }
 
   async #resume({ from }: Resumption): Promise<void> {
-    const { step, prepared, log, folder } = this.#parts;
-    const loaded = await loadCheckpoint(from, step.state(), { onWarning: (text) => log.note(text) });
+    const { step, prepared, folder } = this.#parts;
+    const warnings: string[] = [];
+    const onWarning = (message: string): void => void warnings.push(message);
+    const loaded = await this.#checkpointer.load(step.state(), { from, onWarning });
     sameData(loaded, prepared);
     this.#restore(loaded);
-    this.#checkpointer.continueFrom(loaded);
-    this.#resumed = { type: "resume", step: loaded.step, path: loaded.path, position: this.position };
+    this.#resumed.push(...warnings.map((message) => ({ type: "warning", step: loaded.step, message }) as const));
+    this.#resumed.push({ type: "resume", step: loaded.step, path: loaded.path, position: this.position });
     // Within the run's own folder the later checkpoints belong to what is run again now.
     if (path.resolve(path.dirname(loaded.path)) === path.resolve(this.#checkpointer.folder)) {
       await this.#checkpointer.discardAfter(loaded.path);
@@ -129,17 +131,27 @@ export class RunCheckpoints implements AsyncDisposable {
     this.position += prepared.settings.batchSize;
     this.loss = result.loss;
     this.skipped = result.nonFinite === undefined ? 0 : this.skipped + 1;
-    const spike =
-      result.nonFinite === undefined ? this.#spikes.watch(result.loss, () => result.gradNorms()) : undefined;
+    if (result.nonFinite !== undefined) {
+      // Its update was left out: the weights are those before the batch, and the data goes on behind it.
+      if (options.onSpike === "stop") await this.#stop(nonFiniteError(result.step, result.nonFinite));
+      return;
+    }
+    const spike = this.#spikes.watch(result.loss, () => result.gradNorms());
     if (spike === undefined) return;
     this.#parts.emit({ type: "spike", step: result.step, ...spike, action: options.onSpike });
-    if (options.onSpike === "stop") throw spikeError(result.step, spike, "--on-spike stop");
+    if (options.onSpike === "stop") await this.#stop(spikeError(result.step, spike, "--on-spike stop"));
     if (options.onSpike === "rollback") await this.rollBack(result.step, spike);
+  }
+
+  /** Saves, so that the run can go on from here, and throws. */
+  async #stop(error: SpikeError): Promise<never> {
+    await this.save({ wait: true });
+    throw error;
   }
 
   /** Back to the last good checkpoint; the data goes on behind what was read. */
   async rollBack(from: number, spike?: Spike): Promise<void> {
-    const { step, log, emit } = this.#parts;
+    const { step, emit } = this.#parts;
     if (this.#rollbacks === mostRollbacks) {
       const reason = `${mostRollbacks} rollbacks have not helped; a smaller --learning-rate may`;
       if (spike) throw spikeError(from, spike, reason);
@@ -149,7 +161,8 @@ export class RunCheckpoints implements AsyncDisposable {
     await this.#checkpointer.flush();
     // The newest did not help: the one before it.
     if (this.#rollbacks > 0) await this.#dropNewest();
-    const loaded = await this.#checkpointer.load(step.state(), { onWarning: (text) => log.note(text) });
+    const onWarning = (message: string): void => this.#warn(message);
+    const loaded = await this.#checkpointer.load(step.state(), { onWarning });
     this.#restore(loaded);
     await this.#checkpointer.discardAfter(loaded.path);
     this.position = position;
@@ -180,6 +193,9 @@ export class RunCheckpoints implements AsyncDisposable {
     if (this.#savedStep !== step.step) {
       // What the metrics say of these steps is then not behind the checkpoint.
       await folder.flush();
+      // Where the last save failed, and that is to stop the run, no other is made.
+      await this.#checkpointer.flush();
+      this.#rethrow();
       await this.#checkpointer.save(step.state(this.#record()));
       this.#savedStep = step.step;
     }
@@ -196,7 +212,11 @@ export class RunCheckpoints implements AsyncDisposable {
   #failed(error: unknown): void {
     this.#savedStep = undefined;
     if (this.#parts.options.onCheckpointError === "stop") this.#failure ??= error;
-    else this.#parts.log.note(`warning: a checkpoint was not saved: ${systemReason(error)}`);
+    else this.#warn(`a checkpoint was not saved: ${systemReason(error)}`);
+  }
+
+  #warn(message: string): void {
+    this.#parts.emit({ type: "warning", step: this.#parts.step.step, message });
   }
 
   #rethrow(): void {
@@ -215,6 +235,15 @@ function spikeError(step: number, { loss, usual, module }: Spike, why: string): 
     `the loss of step ${step} is ${loss.toFixed(4)} where ${usual.toFixed(4)} was usual, and the gradient of ${module} ` +
       `grew most (${why})`,
     { details: { step, loss, usual, module } },
+  );
+}
+
+function nonFiniteError(step: number, module: string): SpikeError {
+  return new SpikeError(
+    `the gradient of ${module} is not finite in step ${step}, which changed nothing (--on-spike stop)`,
+    {
+      details: { step, module },
+    },
   );
 }
 

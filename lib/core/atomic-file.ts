@@ -33,22 +33,33 @@ export function writeTextAtomically(file: string, text: string): Promise<void> {
 }
 
 /**
- * Makes a folder and those above it that are missing, and gives them, outermost first; errors of the system pass
- * through. Node's own recursive mkdir never ends where a file system denies a folder with ENOENT, as /proc does.
+ * Makes a folder and those above it that are missing, so that they last, and gives them, outermost first; errors of the
+ * system pass through. Node's own recursive mkdir never ends where a file system denies a folder with ENOENT, as /proc does.
  */
 export async function makeFolders(folder: string): Promise<string[]> {
   const missing: string[] = [];
   const made: string[] = [];
   for (let at = path.resolve(folder); !(await exists(at)); at = path.dirname(at)) missing.unshift(at);
   for (const each of missing) {
-    await mkdir(each).then(
-      () => made.push(each),
-      (cause: unknown) => {
-        if (!isSystemError(cause) || cause.code !== "EEXIST") throw cause;
-      },
-    );
+    try {
+      await mkdir(each);
+    } catch (cause) {
+      if (!isSystemError(cause) || cause.code !== "EEXIST") throw cause;
+      continue;
+    }
+    made.push(each);
+    await syncIfReadable(path.dirname(each));
   }
   return made;
+}
+
+/** A folder that others own may let us make folders in it and not read it: there it is left to the system. */
+async function syncIfReadable(folder: string): Promise<void> {
+  try {
+    await syncFolder(folder);
+  } catch (cause) {
+    if (!isSystemError(cause) || (cause.code !== "EACCES" && cause.code !== "EPERM")) throw cause;
+  }
 }
 
 async function exists(file: string): Promise<boolean> {

@@ -70,6 +70,13 @@ export interface ResumeEvent {
   readonly position: number;
 }
 
+/** Something went wrong that training goes on after: a checkpoint not saved, or damaged and passed over. */
+export interface WarningEvent {
+  readonly type: "warning";
+  readonly step: number;
+  readonly message: string;
+}
+
 /** The held-out loss after a step. */
 export interface EvalEvent {
   readonly type: "eval";
@@ -121,6 +128,7 @@ export type TrainEvent =
   | RollbackEvent
   | CheckpointEvent
   | ResumeEvent
+  | WarningEvent
   | DoneEvent;
 
 /** Everything `meshwork generate` reports. */

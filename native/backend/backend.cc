@@ -14,6 +14,7 @@ class CpuBackend final : public Backend {
  public:
   const char* name() const override { return "cpu"; }
   bool computes() const override { return true; }
+  bool onHost() const override { return true; }
   Status allocate(int, int64_t bytes, std::byte** data) override {
     *data = bytes == 0 ? nullptr : allocateHost(bytes);
     if (bytes != 0 && *data == nullptr) {

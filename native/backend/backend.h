@@ -24,6 +24,9 @@ class Backend {
   virtual Status allocate(int device, int64_t bytes, std::byte** data) = 0;
   virtual void free(int device, std::byte* data, int64_t bytes) = 0;
 
+  // True where a device's memory is the host's own, to be read and written in place.
+  virtual bool onHost() const { return false; }
+
   // Copies between the host and a device's memory; return when done. A device that fails throws std::runtime_error.
   virtual void copyIn(int device, std::byte* to, const std::byte* from, int64_t bytes) = 0;
   virtual void copyOut(int device, std::byte* to, const std::byte* from, int64_t bytes) = 0;

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 
 namespace meshwork {
 namespace {
@@ -28,10 +29,9 @@ Status HostMemory::allocate(int64_t bytes, std::shared_ptr<HostMemory>* memory) 
 }
 
 void HostMemory::touch() {
-  // A write of what is there: a read would leave the pages shared with the zero page.
+  // A write that changes nothing, and is no read first: that would bring the page of zeros, to be exchanged at once.
   for (int64_t at = 0; at < bytes_ && !stop.load(); at += kPage) {
-    volatile std::byte* const byte = data_ + at;
-    *byte = *byte;
+    std::atomic_ref<uint8_t>(reinterpret_cast<uint8_t&>(data_[at])).fetch_or(0, std::memory_order_relaxed);
   }
 }
 

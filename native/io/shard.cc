@@ -16,6 +16,18 @@ namespace {
 
 constexpr int64_t kPiece = 1 << 20;
 
+// Both digests of a piece, the checksum of a few blocks at a time in the shadow of SHA-256, which waits for itself.
+// Without a SHA-256 to go on with there is the checksum alone.
+uint32_t digest(Sha256* sha, uint32_t crc, const std::byte* data, size_t bytes) {
+  constexpr size_t kStep = 128;
+  for (; sha != nullptr && bytes > kStep; data += kStep, bytes -= kStep) {
+    sha->update(data, kStep);
+    crc = crc32c(crc, data, kStep);
+  }
+  if (sha != nullptr) sha->update(data, bytes);
+  return crc32c(crc, data, bytes);
+}
+
 Status stopped(const std::string& path) { return Status(Code::aborted, "stopped at " + path); }
 
 Status bad(const std::string& path, const std::string& tensor, const std::string& reason) {
@@ -170,8 +182,7 @@ class ShardReader {
       std::byte* const piece = to + (at - entry.begin);
       Status status = shard_.index.file->read(at, piece, bytes);
       if (!status.ok()) return Status(status.code(), status.message(), Subject{path_, nameAt(place)});
-      if (whole_) sha_.update(piece, static_cast<size_t>(bytes));
-      crc = crc32c(crc, piece, static_cast<size_t>(bytes));
+      crc = digest(whole_ ? &sha_ : nullptr, crc, piece, static_cast<size_t>(bytes));
       bytesRead += bytes;
     }
     const Manifest& manifest = checkpoint_.manifest;
@@ -239,11 +250,10 @@ Status writeShard(const Shard& shard, const Stop& stop, ShardSums* sums) {
   for (int64_t at = 0; at < total && status.ok(); at += kPiece) {
     if (stop.load()) return stopped(shard.path);
     const int64_t end = std::min(at + kPiece, total);
-    sha.update(shard.body + at, static_cast<size_t>(end - at));
     for (int64_t from = at; from < end;) {
       while (shard.ends[tensor] <= from) ++tensor;
       const int64_t to = std::min(end, shard.ends[tensor]);
-      sums->crcs[tensor] = crc32c(sums->crcs[tensor], shard.body + from, static_cast<size_t>(to - from));
+      sums->crcs[tensor] = digest(&sha, sums->crcs[tensor], shard.body + from, static_cast<size_t>(to - from));
       from = to;
     }
     status = file.write(shard.body + at, static_cast<size_t>(end - at));

@@ -263,6 +263,7 @@ Status Engine::queueRestore(std::vector<CopyIn> blocks, std::shared_ptr<HostMemo
     std::shared_ptr<Buffer> buffer;
     std::vector<CopyIn> blocks;
     int64_t bytes = 0;
+    uint64_t filled = 0;  // by blocks; those of a checkpoint do not overlap
   };
   std::vector<std::vector<Image>> images(devices_.size());
   for (CopyIn& block : blocks) {
@@ -276,8 +277,9 @@ Status Engine::queueRestore(std::vector<CopyIn> blocks, std::shared_ptr<HostMemo
     if (!status.ok()) return status;
     // Blocks of one buffer follow each other.
     std::vector<Image>& own = images[static_cast<size_t>(buffer->device)];
-    if (own.empty() || own.back().buffer != buffer) own.push_back(Image{std::move(buffer), {}, 0});
+    if (own.empty() || own.back().buffer != buffer) own.push_back(Image{std::move(buffer), {}, 0, 0});
     own.back().bytes = std::max(own.back().bytes, targetEnd);
+    own.back().filled += block.bytes();
     own.back().blocks.push_back(std::move(block));
   }
   auto job = std::make_unique<Job>();
@@ -285,18 +287,23 @@ Status Engine::queueRestore(std::vector<CopyIn> blocks, std::shared_ptr<HostMemo
   job->each = [this, images = std::move(images), memory = std::move(memory)](int device) {
     std::vector<std::byte> whole;
     for (const Image& image : images[static_cast<size_t>(device)]) {
-      if (image.bytes == 0 || image.buffer->data == nullptr) continue;
+      std::byte* const data = image.buffer->data;
+      if (image.bytes == 0 || data == nullptr) continue;
+      if (backend_->onHost()) {
+        for (const CopyIn& block : image.blocks) copyBlock(block, memory->data(), data);
+        continue;
+      }
       const CopyIn& first = image.blocks.front();
       const bool straight =
           image.blocks.size() == 1 && first.dims.empty() && first.from == first.to && first.target == 0;
       if (!straight) {
-        // What no block covers keeps its value.
         whole.resize(static_cast<size_t>(image.bytes));
-        backend_->copyOut(device, whole.data(), image.buffer->data, image.bytes);
+        // What no block covers keeps its value.
+        if (image.filled < static_cast<uint64_t>(image.bytes))
+          backend_->copyOut(device, whole.data(), data, image.bytes);
         for (const CopyIn& block : image.blocks) copyBlock(block, memory->data(), whole.data());
       }
-      const std::byte* from = straight ? memory->data() + first.source : whole.data();
-      backend_->copyIn(device, image.buffer->data, from, image.bytes);
+      backend_->copyIn(device, data, straight ? memory->data() + first.source : whole.data(), image.bytes);
     }
   };
   enqueue(std::move(job));

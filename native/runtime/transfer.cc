@@ -111,6 +111,12 @@ Status CopyIn::extent(int64_t* sourceEnd, int64_t* targetEnd) const {
   return overflow ? wrong() : Status();
 }
 
+uint64_t CopyIn::bytes() const {
+  auto elements = static_cast<uint64_t>(run);
+  for (const Dim& dim : dims) elements *= static_cast<uint64_t>(dim.count);
+  return elements * static_cast<uint64_t>(dtypeSize(to));
+}
+
 void copyBlock(const CopyIn& block, const std::byte* memory, std::byte* image) {
   for (const CopyIn::Dim& dim : block.dims) {
     if (dim.count == 0) return;

@@ -31,6 +31,8 @@ struct CopyIn {
 
   // Byte in the memory, and in the buffer, behind the last one that is touched; fails for negative or huge numbers.
   Status extent(int64_t* sourceEnd, int64_t* targetEnd) const;
+  // That it fills in the buffer.
+  uint64_t bytes() const;
 };
 
 // Fails for dtypes that do not convert: all floats do to each other, others only to themselves.

@@ -1,9 +1,8 @@
-// Training stopped under one layout and gone on with under another: tensors to the bit, the next losses within
-// tolerance.
+// Training stopped under one layout, gone on with under another: tensors to the bit, the next losses within tolerance.
 import assert from "node:assert/strict";
 import { loadCheckpoint } from "../../lib/checkpoint/load.ts";
 import { saveCheckpoint } from "../../lib/checkpoint/save.ts";
-import { parseModelConfig } from "../../lib/nn/config.ts";
+import { type ConfigJson, parseModelConfig } from "../../lib/nn/config.ts";
 import { createModel } from "../../lib/nn/load.ts";
 import { adamw } from "../../lib/optim/optimizer.ts";
 import { cosine } from "../../lib/optim/schedules.ts";
@@ -13,36 +12,74 @@ import { scratchFolder } from "../errors/small.ts";
 
 const long = process.env.MESHWORK_LONG === "1";
 
-/**
- * Twelve layouts: each axis alone, mixed, and uneven (3 does not divide the heads' widths, the batch or the
- * vocabulary).
- */
-const layouts: readonly Readonly<Record<string, number>>[] = [
-  {},
-  { dp: 2 },
-  { dp: 3 },
-  { tp: 2 },
-  { tp: 3 },
-  { pp: 2 },
-  { pp: 2, tp: 2 },
-  { fsdp: 2 },
-  { fsdp: 3, tp: 2 },
-  { dp: 2, fsdp: 2 },
-  { pp: 2, fsdp: 2 },
-  { cp: 2, dp: 2 },
-];
+type Axes = Readonly<Record<string, number>>;
 
-const config = {
-  model_type: "gpt2",
-  vocab_size: 50,
-  n_positions: 8,
-  n_embd: 12,
-  n_layer: 2,
-  n_head: 3,
-  resid_pdrop: 0.1,
-  embd_pdrop: 0.1,
-  attn_pdrop: 0.1,
+/** A model and twelve layouts: each axis alone, mixed, and uneven. */
+interface Family {
+  readonly config: ConfigJson;
+  readonly layouts: readonly Axes[];
+}
+
+const sizes = { vocab_size: 50, hidden_size: 12, num_hidden_layers: 2, num_attention_heads: 3 };
+
+const families: Readonly<Record<string, Family>> = {
+  // 3 does not divide the heads' widths, the batch or the vocabulary.
+  "GPT-2 with dropout": {
+    config: {
+      model_type: "gpt2",
+      vocab_size: 50,
+      n_positions: 8,
+      n_embd: 12,
+      n_layer: 2,
+      n_head: 3,
+      resid_pdrop: 0.1,
+      embd_pdrop: 0.1,
+      attn_pdrop: 0.1,
+    },
+    layouts: [
+      {},
+      { dp: 2 },
+      { dp: 3 },
+      { tp: 2 },
+      { tp: 3 },
+      { pp: 2 },
+      { pp: 2, tp: 2 },
+      { fsdp: 2 },
+      { fsdp: 3, tp: 2 },
+      { dp: 2, fsdp: 2 },
+      { pp: 2, fsdp: 2 },
+      { cp: 2, dp: 2 },
+    ],
+  },
+  // Four experts over three ranks, a batch of four over three, fifty tokens over four are uneven.
+  "Mixtral with experts over ep": {
+    config: {
+      ...sizes,
+      model_type: "mixtral",
+      intermediate_size: 10,
+      num_key_value_heads: 3,
+      num_local_experts: 4,
+      num_experts_per_tok: 2,
+      max_position_embeddings: 8,
+      attention_dropout: 0.1,
+    },
+    layouts: [
+      {},
+      { ep: 2 },
+      { ep: 3 },
+      { ep: 2, tp: 2 },
+      { dp: 2, ep: 2 },
+      { fsdp: 2, ep: 2 },
+      { pp: 2, ep: 2 },
+      { cp: 2, ep: 2 },
+      { dp: 3 },
+      { tp: 4 },
+      { pp: 2, fsdp: 2 },
+      { cp: 2, dp: 2 },
+    ],
+  },
 };
+
 const [batchSize, tokens, before, after] = [4, 8, 3, 10];
 
 interface Run {
@@ -50,7 +87,7 @@ interface Run {
   readonly step: TrainStep<"inputs" | "targets">;
 }
 
-async function open(axes: Readonly<Record<string, number>>): Promise<Run> {
+async function open(config: ConfigJson, axes: Axes): Promise<Run> {
   const mesh = await Mesh.open<string>({ device: "cpu", axes, threads: 1 });
   const model = createModel(parseModelConfig(config));
   const step = await trainStep(mesh, model, {
@@ -82,56 +119,57 @@ function valuesOf({ mesh, step }: Run): Map<string, number[]> {
   return new Map(step.state().tensors.map(({ name, id }) => [name, [...mesh.store.read(id)]]));
 }
 
-describe("a training gone on with under another layout", function () {
-  this.timeout(long ? 1_800_000 : 180_000);
-  const at = scratchFolder();
-  // All ordered pairs in the long tests; here a ring through all of them, so that each is left and entered.
-  const count = layouts.length;
-  const pairs = long
-    ? layouts.flatMap((_, i) => layouts.map((__, j) => [i, j] as const)).filter(([i, j]) => i !== j)
-    : layouts.map((_, i) => [i, (i * 5 + 7) % count] as const).filter(([i, j]) => i !== j);
+for (const [name, { config, layouts }] of Object.entries(families)) {
+  describe(`a training gone on with under another layout: ${name}`, function () {
+    this.timeout(long ? 1_800_000 : 180_000);
+    const at = scratchFolder();
+    // All ordered pairs in the long tests; here a ring through all of them, so that each is left and entered.
+    const count = layouts.length;
+    const pairs = long
+      ? layouts.flatMap((_, i) => layouts.map((__, j) => [i, j] as const)).filter(([i, j]) => i !== j)
+      : layouts.map((_, i) => [i, (i * 5 + 7) % count] as const).filter(([i, j]) => i !== j);
 
-  it(`has the same tensors and losses, for ${pairs.length} pairs of ${count} layouts`, async () => {
-    const sources = [...new Set(pairs.map(([i]) => i))];
-    for (const i of sources) {
-      const run = await open(layouts[i]!);
-      await using _ = run.mesh;
-      await train(run, before);
-      const folder = at(`from-${i}`);
-      const saved = await saveCheckpoint(folder, run.step.state());
-      const values = valuesOf(run);
-      const losses = await train(run, after);
-      for (const [, j] of pairs.filter(([from]) => from === i)) {
-        const other = await open(layouts[j]!);
-        await using __ = other.mesh;
-        const where = `${JSON.stringify(layouts[i])} to ${JSON.stringify(layouts[j])}`;
-        const loaded = await loadCheckpoint(folder, other.step.state());
-        assert.equal(loaded.bytesRead, saved.bytes, where);
-        assert.deepEqual(valuesOf(other), values, where);
-        other.step.step = loaded.step;
-        const next = await train(other, after);
-        next.forEach((loss, n) => {
-          // float32 sums in other orders, ten optimizer steps on: PyTorch's tolerance for float32 losses of whole
-          // models.
-          assert.ok(Math.abs(loss - losses[n]!) <= 1e-3 * losses[n]!, `${where}, step ${n}: ${loss}, ${losses[n]}`);
-        });
+    it(`has the same tensors and losses, for ${pairs.length} pairs of ${count} layouts`, async () => {
+      const sources = [...new Set(pairs.map(([i]) => i))];
+      for (const i of sources) {
+        const run = await open(config, layouts[i]!);
+        await using _ = run.mesh;
+        await train(run, before);
+        const folder = at(`from-${i}`);
+        const saved = await saveCheckpoint(folder, run.step.state());
+        const values = valuesOf(run);
+        const losses = await train(run, after);
+        for (const [, j] of pairs.filter(([from]) => from === i)) {
+          const other = await open(config, layouts[j]!);
+          await using __ = other.mesh;
+          const where = `${JSON.stringify(layouts[i])} to ${JSON.stringify(layouts[j])}`;
+          const loaded = await loadCheckpoint(folder, other.step.state());
+          assert.equal(loaded.bytesRead, saved.bytes, where);
+          assert.deepEqual(valuesOf(other), values, where);
+          other.step.step = loaded.step;
+          const next = await train(other, after);
+          next.forEach((loss, n) => {
+            // float32 sums in other orders, ten optimizer steps on: PyTorch's tolerance for losses of whole models.
+            assert.ok(Math.abs(loss - losses[n]!) <= 1e-3 * losses[n]!, `${where}, step ${n}: ${loss}, ${losses[n]}`);
+          });
+        }
       }
-    }
-  });
+    });
 
-  it("has the same bits under the same layout", async () => {
-    for (const axes of long ? layouts : [layouts[6]!, layouts[8]!]) {
-      const run = await open(axes);
-      await using _ = run.mesh;
-      await train(run, long ? 100 : before);
-      const folder = at(`same-${JSON.stringify(axes).replace(/\W/g, "")}`);
-      await saveCheckpoint(folder, run.step.state());
-      const losses = await train(run, long ? 100 : after);
-      const other = await open(axes);
-      await using __ = other.mesh;
-      other.step.step = (await loadCheckpoint(folder, other.step.state())).step;
-      assert.deepEqual(await train(other, long ? 100 : after), losses, JSON.stringify(axes));
-      assert.deepEqual(valuesOf(other), valuesOf(run));
-    }
+    it("has the same bits under the same layout", async () => {
+      for (const axes of long ? layouts : [layouts[3]!, layouts[6]!]) {
+        const run = await open(config, axes);
+        await using _ = run.mesh;
+        await train(run, long ? 100 : before);
+        const folder = at(`same-${JSON.stringify(axes).replace(/\W/g, "")}`);
+        await saveCheckpoint(folder, run.step.state());
+        const losses = await train(run, long ? 100 : after);
+        const other = await open(config, axes);
+        await using __ = other.mesh;
+        other.step.step = (await loadCheckpoint(folder, other.step.state())).step;
+        assert.deepEqual(await train(other, long ? 100 : after), losses, JSON.stringify(axes));
+        assert.deepEqual(valuesOf(other), valuesOf(run));
+      }
+    });
   });
-});
+}

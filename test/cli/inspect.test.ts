@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { writeSafetensors } from "../../lib/checkpoint/safetensors.ts";
+import type { TensorDifference } from "../../lib/checkpoint/inspect.ts";
 import { saveCheckpoint } from "../../lib/checkpoint/save.ts";
 import { stateOf } from "../../lib/checkpoint/state.ts";
 import { runCommand } from "../../lib/cli/verbs.ts";
@@ -58,10 +59,42 @@ describe("meshwork inspect", () => {
   it("compares tensor by tensor: norms, the largest element, what is missing", async () => {
     const { stdout } = await inspect(at("run/checkpoints/step-00000001"), at("run"));
     assert.match(stdout, /w +9\.53939 +12\.1244 +4\.00000 +4\.00000 +\[1, 1\] +1\n/);
-    assert.match(stdout, /1 tensors are the same to the bit, 1 differ/);
+    assert.match(stdout, /1 tensors are the same, 1 differ/);
     const json = JSON.parse((await inspect(at("run"), at("one.safetensors"), "--json")).stdout);
     assert.deepEqual([json.onlyA, json.onlyB], [["b"], ["other"]]);
     assert.deepEqual([json.tensors[0].largest, json.tensors[0].at], [4, [1, 1]]);
+  });
+
+  it("compares elements of any dtype by their bits, and by value where the dtypes differ", async () => {
+    const bytes = (array: ArrayBufferView): Uint8Array => new Uint8Array(array.buffer);
+    const file = async (name: string, add: number, half: "BF16" | "F16"): Promise<string> => {
+      const [f64, i64] = [Float64Array.of(1, Number.NaN, -0), BigInt64Array.of(2n ** 53n)];
+      f64[0]! += add * 2 ** -50;
+      i64[0]! += BigInt(add);
+      await writeSafetensors(at(name), [
+        { name: "double", shape: [3], dtype: "F64", read: () => bytes(f64) },
+        { name: "long", shape: [1], dtype: "I64", read: () => bytes(i64) },
+        // 448 and 2^-9; then one and the next one above it.
+        { name: "eighth", shape: [2], dtype: "F8_E4M3", read: () => Uint8Array.of(0x7e, add === 0 ? 1 : 0x81) },
+        { name: "half", shape: [1], dtype: half, read: () => bytes(Uint16Array.of(half === "BF16" ? 0x3f80 : 0x3c00)) },
+      ]);
+      return at(name);
+    };
+    const [a, b] = [await file("a.safetensors", 0, "BF16"), await file("b.safetensors", 1, "F16")];
+    const { stdout, code } = await inspect(a, b, "--json");
+    assert.equal(code, 0);
+    const found = new Map<string, TensorDifference>();
+    for (const tensor of JSON.parse(stdout).tensors) found.set(tensor.name, tensor);
+    const of = (name: string): unknown[] => {
+      const { differing, largest, at: index } = found.get(name)!;
+      return [differing, largest, index];
+    };
+    assert.deepEqual(of("double"), [1, 2 ** -50, [0]]);
+    assert.deepEqual(of("long"), [1, 0, [0]]);
+    assert.deepEqual(of("eighth"), [1, 2 ** -8, [1]]);
+    assert.deepEqual(of("half"), [0, 0, []]);
+    assert.equal(found.get("eighth")!.normA, Math.hypot(448, 2 ** -9));
+    assert.match((await inspect(a, a)).stdout, /4 tensors are the same, 0 differ/);
   });
 
   it("says what is wrong with exit code 1, and 2 for wrong usage", async () => {

@@ -1,8 +1,10 @@
 // `meshwork train --resume`: the same bits as a run never stopped; other layouts; interrupts; what is refused.
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { StoredCheckpoint } from "../../lib/checkpoint/stored.ts";
 import { runCommand } from "../../lib/cli/verbs.ts";
+import { type Batch, Dataset } from "../../lib/data/dataset.ts";
 import { scratchFolder } from "../errors/small.ts";
 
 interface Line {
@@ -50,13 +52,18 @@ describe("a resumed training", function () {
   const dropout = (): string =>
     `--model ${at("dropout")} --tokenizer byte --batch-size 6 --seq-len 16 --lr-schedule cosine --warmup 3 --data ${at("text.txt")}`;
 
-  it("has the losses and weights of one never stopped, with dropout, shuffle and cosine", async () => {
-    const flags = `${dropout()} --steps 20 --mesh tp=2,dp=2 --eval-every 5`;
-    const whole = await train(`${flags} --out ${at("whole")}`);
+  it("stopped in the middle of 200 steps, has the losses and weights of one never stopped, and the same samples", async () => {
+    // Dropout, data shuffled anew in each of almost two epochs, a cosine schedule; evaluations in between.
+    const flags = `${dropout()} --steps 200 --mesh tp=2,dp=2 --eval-every 40`;
+    const [whole, wholeSamples] = await samplesOf(() => train(`${flags} --out ${at("whole")}`));
     assert.equal(whole.code, 0, whole.stderr);
-    const first = await train(`${flags} --out ${at("cut")}`, 9);
-    assert.equal(first.code, 130, first.stderr);
-    const rest = await train(`--resume ${at("cut")}`);
+    assert.equal(whole.losses.length, 200);
+    const [first, firstSamples] = await samplesOf(() => train(`${flags} --out ${at("cut")}`, 100));
+    assert.deepEqual([first.code, first.losses.length], [130, 100], first.stderr);
+    // Under another layout, from the same checkpoint, before the run's own goes on.
+    const otherFlags = `--resume ${at("cut")} --mesh dp=3 --out ${at("other")}`;
+    const [other, otherSamples] = await samplesOf(() => train(otherFlags));
+    const [rest, restSamples] = await samplesOf(() => train(`--resume ${at("cut")}`));
     assert.equal(rest.code, 0, rest.stderr);
     assert.deepEqual([...first.losses, ...rest.losses], whole.losses);
     assert.ok(
@@ -70,8 +77,34 @@ describe("a resumed training", function () {
         .filter(({ type }) => type === "step" || type === "eval")
         .map(({ type, step, loss }) => [type, step, loss]);
     assert.deepEqual(kept("cut"), kept("whole"));
-    assert.equal(rest.lines.find(({ type }) => type === "resume")!.position, 54);
+    assert.equal(rest.lines.find(({ type }) => type === "resume")!.position, 600);
+    // The samples that were read are the same ones in the same order, whatever dp is.
+    assert.equal(wholeSamples.length, 200);
+    assert.deepEqual([...firstSamples, ...restSamples], wholeSamples);
+    assert.deepEqual(otherSamples, restSamples);
+    assert.ok(new Set(wholeSamples).size > 190, "the order is another one in each epoch");
+    assert.equal(other.code, 0, other.stderr);
+    other.losses.forEach((loss, i) => {
+      const expected = rest.losses[i]!;
+      assert.ok(Math.abs(loss - expected) <= 1e-3 * expected, `dp=3 step ${101 + i}: ${loss} and ${expected}`);
+    });
   });
+
+  /** What a run gives, and a digest of each batch that it took from its data. */
+  async function samplesOf<T>(run: () => Promise<T>): Promise<[T, string[]]> {
+    const { batchAt } = Dataset.prototype;
+    const digests: string[] = [];
+    Dataset.prototype.batchAt = function (this: Dataset, first: number): Batch {
+      const batch = batchAt.call(this, first);
+      digests.push(createHash("sha256").update(batch.inputs).update(batch.targets).digest("hex"));
+      return batch;
+    };
+    try {
+      return [await run(), digests];
+    } finally {
+      Dataset.prototype.batchAt = batchAt;
+    }
+  }
 
   it("goes on under other layouts with the same data and nearly the same losses", async () => {
     const flags = `${base()} --steps 12`;

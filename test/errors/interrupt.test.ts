@@ -2,9 +2,10 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { openCheckpoint } from "../../lib/checkpoint/load.ts";
 import { Weights } from "../../lib/checkpoint/safetensors.ts";
 import { loadModel } from "../../lib/nn/load.ts";
 import type { Line } from "../parity/cli.ts";
@@ -43,14 +44,17 @@ describe("an interrupted training", function () {
     return { code, signal, stderr, lines, late };
   }
 
-  it("saves its model, which loads again, and exits with 130", async () => {
-    const { code, signal, stderr, lines, late } = await interrupt(5, ["SIGINT"]);
+  it("saves a checkpoint and its model, which load again, and exits with 130", async () => {
+    const { code, signal, stderr, lines, late } = await interrupt(5, ["SIGTERM"]);
     assert.deepEqual([code, signal], [130, null], stderr);
     // The step that runs when the signal comes, and one whose line was on its way.
     assert.ok(late <= 2, `${late} steps after the signal`);
     assert.ok(!lines.some(({ type }) => type === "done"));
     const model = await loadModel(at("run/model"));
     assert.ok(model.parameters().every((p) => p.loaded?.every(Number.isFinite)));
+    using checkpoint = await openCheckpoint(at("run"));
+    assert.equal(checkpoint.step, lines.findLast(({ type }) => type === "step")!.step);
+    assert.deepEqual(readdirSync(at("run/checkpoints")).length, 2);
     const kept = readFileSync(at("run/metrics.jsonl"), "utf8").trim().split("\n");
     assert.equal(kept.length, lines.length);
   });

@@ -3,7 +3,8 @@
 import { readdirSync } from "node:fs";
 import path from "node:path";
 import { Checkpointer } from "../../lib/checkpoint/checkpointer.ts";
-import { loadCheckpoint } from "../../lib/checkpoint/load.ts";
+import { listFolder } from "../../lib/checkpoint/folder.ts";
+import { loadCheckpoint, openCheckpoint } from "../../lib/checkpoint/load.ts";
 import { type CheckpointState, stateOf } from "../../lib/checkpoint/state.ts";
 import { MeshworkError } from "../../lib/core/errors.ts";
 import { Mesh } from "../../lib/tensor/mesh.ts";
@@ -29,7 +30,13 @@ function stateAt(step: number): CheckpointState {
 /** The step of the newest good checkpoint, held to the values it must have; 0 where there is none. */
 async function check(where: string): Promise<number> {
   const state = stateAt(0);
-  const { step } = await loadCheckpoint(where, state);
+  // What is there under a checkpoint's name is whole: none is passed over.
+  const onWarning = (text: string): never => {
+    throw new Error(text);
+  };
+  const { step } = await loadCheckpoint(where, state, { onWarning });
+  const { checkpoints } = await listFolder(where);
+  for (const { name } of checkpoints) (await openCheckpoint(path.join(where, name)))[Symbol.dispose]();
   const read = await Promise.all([w.data(), m.data()]);
   read.forEach((values, t) => {
     values.forEach((value, i) => {
@@ -45,8 +52,8 @@ function report(value: unknown): void {
 }
 
 if (mode === "save") {
-  // Steps a to b, each reported when it is on the disk.
-  await using checkpointer = new Checkpointer(folder!, { keep: 2 });
+  // Steps a to b, each reported when it is on the disk; so many are kept.
+  await using checkpointer = new Checkpointer(folder!, { keep: Number(rest[2] ?? 2) });
   for (let step = Number(rest[0]); step <= Number(rest[1]); step++) {
     await (await checkpointer.save(stateAt(step))).saved;
     report(step);
@@ -57,7 +64,7 @@ if (mode === "save") {
   // For each fault: a good checkpoint, a save with the fault, then one without.
   for (const fault of rest) {
     const own = path.join(folder!, fault.replace(/\W/g, "-"));
-    const checkpointer = new Checkpointer(own, { keep: 2, onError: () => undefined });
+    const checkpointer = new Checkpointer(own, { keep: 1, onError: () => undefined });
     const save = async (step: number): Promise<void> => void (await (await checkpointer.save(stateAt(step))).saved);
     await save(1);
     process.env.MESHWORK_FAULT = fault;

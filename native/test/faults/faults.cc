@@ -6,6 +6,7 @@
 //   write
 //                         of half the bytes), or an errno's number, with a + behind it from operation N on
 //   MESHWORK_FAULT_LOG    file that gets the name of every counted operation, a line each
+//   MESHWORK_READ_LOG     file that gets a line for every read of a file under the path: byte, bytes read, its path
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -40,13 +41,27 @@ bool isUnder(const char* path) {
 }
 bool isWatched(int descriptor) { return descriptor >= 0 && descriptor < kDescriptors && watched[descriptor].load(); }
 
-void log(const char* name) {
-  const char* file = std::getenv("MESHWORK_FAULT_LOG");
+void log(const char* variable, const std::string& text) {
+  const char* file = std::getenv(variable);
   if (file == nullptr) return;
   const int descriptor = real<int (*)(const char*, int, ...)>("open")(file, O_WRONLY | O_CREAT | O_APPEND, 0666);
-  const std::string line = std::string(name) + "\n";
+  const std::string line = text + "\n";
   (void)!real<ssize_t (*)(int, const void*, size_t)>("write")(descriptor, line.data(), line.size());
   real<int (*)(int)>("close")(descriptor);
+}
+
+// A read that is over; gives what it gave, errno as it was.
+ssize_t wasRead(int descriptor, off_t at, ssize_t bytes) {
+  const int error = errno;
+  if (isWatched(descriptor) && bytes > 0) {
+    std::string path(4096, '\0');
+    const ssize_t length =
+        ::readlink(("/proc/self/fd/" + std::to_string(descriptor)).c_str(), path.data(), path.size());
+    path.resize(length < 0 ? 0 : static_cast<size_t>(length));
+    log("MESHWORK_READ_LOG", std::to_string(at) + " " + std::to_string(bytes) + " " + path);
+  }
+  errno = error;
+  return bytes;
 }
 
 enum class Fault { none, error, cut };
@@ -61,7 +76,7 @@ Fault next(const char* name) {
     count = 0;
   }
   ++count;
-  log(name);
+  log("MESHWORK_FAULT_LOG", name);
   const long at = std::strtol(text, nullptr, 10);
   const char* action = std::strchr(text, ':');
   if (action == nullptr) return Fault::none;
@@ -101,6 +116,10 @@ __attribute__((visibility("default"))) int open64(const char* path, int flags, .
   return opened(path, real<int (*)(const char*, int, ...)>("open64")(path, flags, mode));
 }
 
+// What open() becomes where it is compiled with checks.
+__attribute__((visibility("default"))) int __open_2(const char* path, int flags) { return open(path, flags); }
+__attribute__((visibility("default"))) int __open64_2(const char* path, int flags) { return open64(path, flags); }
+
 __attribute__((visibility("default"))) ssize_t write(int descriptor, const void* data, size_t bytes) {
   if (isWatched(descriptor)) {
     const Fault fault = next("write");
@@ -108,6 +127,19 @@ __attribute__((visibility("default"))) ssize_t write(int descriptor, const void*
     if (fault == Fault::cut) bytes = std::max<size_t>(1, bytes / 2);
   }
   return real<ssize_t (*)(int, const void*, size_t)>("write")(descriptor, data, bytes);
+}
+
+__attribute__((visibility("default"))) ssize_t read(int descriptor, void* to, size_t bytes) {
+  const off_t at = isWatched(descriptor) ? ::lseek(descriptor, 0, SEEK_CUR) : 0;
+  return wasRead(descriptor, at, real<ssize_t (*)(int, void*, size_t)>("read")(descriptor, to, bytes));
+}
+
+__attribute__((visibility("default"))) ssize_t pread(int descriptor, void* to, size_t bytes, off_t at) {
+  return wasRead(descriptor, at, real<ssize_t (*)(int, void*, size_t, off_t)>("pread")(descriptor, to, bytes, at));
+}
+
+__attribute__((visibility("default"))) ssize_t pread64(int descriptor, void* to, size_t bytes, off64_t at) {
+  return wasRead(descriptor, at, real<ssize_t (*)(int, void*, size_t, off64_t)>("pread64")(descriptor, to, bytes, at));
 }
 
 __attribute__((visibility("default"))) int fsync(int descriptor) {
