@@ -56,7 +56,9 @@ export async function benchCheckpoints(): Promise<{ table: Table; ratio: number 
     return {
       table: {
         title: "Checkpoints",
-        note: `${mebibytes} MiB over two devices on ${os.platform()}, median of ${trials}; CPU ms of all threads. dd writes and reads as much in the same folder.`,
+        note:
+          `${mebibytes} MiB over two devices on ${os.platform()}, median of ${trials}; CPU ms of all threads. ` +
+          "dd writes and reads as much in the same folder.",
         rows,
       },
       ratio,

@@ -105,8 +105,8 @@ export class Checkpointer implements AsyncDisposable {
   }
 
   /**
-   * Loads the newest good checkpoint of its folder, or of another one, see loadCheckpoint(); later saves name it as their parent, and
-   * use its memory.
+   * Loads the newest good checkpoint of its folder, or of another one, see loadCheckpoint(); later saves name it as
+   * their parent, and use its memory.
    */
   async load(
     state: CheckpointState,

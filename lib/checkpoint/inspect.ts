@@ -48,7 +48,7 @@ export interface TensorDifference {
   readonly normB: number;
   /** Norm of b - a. */
   readonly norm: number;
-  /** The largest |b - a| and its index; 0 and an empty one where there is none. A NaN on one side is the largest of all. */
+  /** The largest |b - a| and its index; 0 and an empty one where there is none. A NaN on one side is larger than all. */
   readonly largest: number;
   readonly at: readonly number[];
   /** Elements of other bits; between two dtypes those of other values, where two NaNs are the same. */

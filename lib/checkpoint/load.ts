@@ -51,8 +51,8 @@ export async function loadCheckpoint(
 }
 
 /**
- * Loads a checkpoint by way of host memory that is there already, where it has exactly the bytes that are needed, else of new
- * memory; gives the one that was used. See loadCheckpoint().
+ * Loads a checkpoint by way of host memory that is there already, where it has exactly the bytes that are needed, else
+ * of new memory; gives the one that was used. See loadCheckpoint().
  */
 export async function loadThrough(
   given: HostMemory | undefined,

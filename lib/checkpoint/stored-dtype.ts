@@ -89,7 +89,7 @@ export function toFloat32(dtype: StoredDType, bytes: Uint8Array): Float32Array |
   }
 }
 
-/** The values of an 8-bit float of so many bits of fraction, by its bits; `finite` has no infinities, and one NaN a sign. */
+/** Values of 8-bit floats with so many bits of fraction, by their bits; `finite` has no infinities, and one NaN a sign. */
 function eighthTable(fractionBits: number, finite: boolean): Float32Array {
   const exponentBits = 7 - fractionBits;
   const [bias, top] = [2 ** (exponentBits - 1) - 1, 2 ** exponentBits - 1];
@@ -106,7 +106,8 @@ function eighthTable(fractionBits: number, finite: boolean): Float32Array {
 }
 
 /**
- * Elements as numbers, in order: exact but for integers beyond 2^53. `bytes` as for toFloat32(); their memory may be shared.
+ * Elements as numbers, in order: exact but for integers beyond 2^53. `bytes` as for toFloat32(), their memory may be
+ * shared.
  * 8-bit floats are those of the Open Compute Project's "8-bit Floating Point Specification".
  */
 export function toNumbers(dtype: StoredDType, bytes: Uint8Array): ArrayLike<number> {

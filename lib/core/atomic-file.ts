@@ -33,8 +33,9 @@ export function writeTextAtomically(file: string, text: string): Promise<void> {
 }
 
 /**
- * Makes a folder and those above it that are missing, so that they last, and gives them, outermost first; errors of the
- * system pass through. Node's own recursive mkdir never ends where a file system denies a folder with ENOENT, as /proc does.
+ * Makes a folder and those above it that are missing, so that they last, and gives them, outermost first; errors of
+ * the system pass through. Node's own recursive mkdir never ends where a file system denies a folder with ENOENT, as
+ * /proc does.
  */
 export async function makeFolders(folder: string): Promise<string[]> {
   const missing: string[] = [];

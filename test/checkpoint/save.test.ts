@@ -46,7 +46,9 @@ const layouts: readonly [axes: Record<string, number>, spec: (name: string) => P
   [{ tp: 8 }, (name) => (name === "cube" ? [null, null, "tp"] : name === "scalar" ? [] : ["tp"])],
 ];
 
-describe("a checkpoint", () => {
+describe("a checkpoint", function () {
+  // Every save waits for the disk.
+  this.timeout(60_000);
   const at = scratchFolder();
 
   it("loads under every other layout to the bit, each byte read once", async () => {

@@ -52,7 +52,7 @@ describe("a resumed training", function () {
   const dropout = (): string =>
     `--model ${at("dropout")} --tokenizer byte --batch-size 6 --seq-len 16 --lr-schedule cosine --warmup 3 --data ${at("text.txt")}`;
 
-  it("stopped in the middle of 200 steps, has the losses and weights of one never stopped, and the same samples", async () => {
+  it("stopped in the middle of 200 steps, has the losses, weights and samples of one never stopped", async () => {
     // Dropout, data shuffled anew in each of almost two epochs, a cosine schedule; evaluations in between.
     const flags = `${dropout()} --steps 200 --mesh tp=2,dp=2 --eval-every 40`;
     const [whole, wholeSamples] = await samplesOf(() => train(`${flags} --out ${at("whole")}`));

@@ -1,4 +1,4 @@
-// What a load reads, as the system's calls show it: under every kind of layout each byte of each shard once, and none twice.
+// What a load reads, as the system's calls show it: under every kind of layout each byte of each shard once.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
