@@ -123,11 +123,11 @@ for (const [name, { config, layouts }] of Object.entries(families)) {
   describe(`a training gone on with under another layout: ${name}`, function () {
     this.timeout(long ? 1_800_000 : 180_000);
     const at = scratchFolder();
-    // All ordered pairs in the long tests; here a ring through all of them, so that each is left and entered.
+    // All ordered pairs in the long tests; here six, so that each layout is left or entered.
     const count = layouts.length;
     const pairs = long
       ? layouts.flatMap((_, i) => layouts.map((__, j) => [i, j] as const)).filter(([i, j]) => i !== j)
-      : layouts.map((_, i) => [i, (i * 5 + 7) % count] as const).filter(([i, j]) => i !== j);
+      : layouts.flatMap((_, i) => (i % 2 === 0 ? [[i, (i * 5 + 7) % count] as const] : []));
 
     it(`has the same tensors and losses, for ${pairs.length} pairs of ${count} layouts`, async () => {
       const sources = [...new Set(pairs.map(([i]) => i))];
