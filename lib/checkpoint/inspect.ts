@@ -77,8 +77,8 @@ export async function openTensors(place: string): Promise<TensorList> {
   throw new CheckpointError(`${place}: neither a checkpoint nor weights are there`, { details: { file: place } });
 }
 
-function listCheckpoint(folder: string): TensorList {
-  const stored = new StoredCheckpoint(folder);
+async function listCheckpoint(folder: string): Promise<TensorList> {
+  const stored = await StoredCheckpoint.open(folder);
   const byName = new Map(stored.tensors.map((tensor) => [tensor.name, tensor]));
   const { step, digest, files, record } = stored;
   return {

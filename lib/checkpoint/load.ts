@@ -101,7 +101,7 @@ async function openNewest<T>(
     if (signal?.aborted) throw new AbortedError("loading was stopped", { cause: signal.reason });
     let checkpoint: StoredCheckpoint | undefined;
     try {
-      checkpoint = new StoredCheckpoint(place);
+      checkpoint = await StoredCheckpoint.open(place);
       return await use(checkpoint);
     } catch (cause) {
       checkpoint?.[Symbol.dispose]();

@@ -43,16 +43,26 @@ export class StoredCheckpoint implements Disposable {
   readonly tensors: readonly StoredTensor[];
   readonly #open: OpenCheckpoint;
 
-  /** Throws CheckpointError naming the file, and the tensor where it can be told. */
-  constructor(folder: string) {
+  private constructor(folder: string, open: OpenCheckpoint) {
     this.folder = folder;
-    this.#open = new OpenCheckpoint(folder);
-    const { manifest } = this.#open;
+    this.#open = open;
+    const { manifest } = open;
     this.step = manifest.step;
     this.digest = manifest.digest;
     this.files = manifest.files;
     this.record = readRecord(folder, manifest.record);
-    this.tensors = tensorsOf(this.#open.manifest);
+    this.tensors = tensorsOf(manifest);
+  }
+
+  /** Rejects with CheckpointError naming the file, and the tensor where it can be told. */
+  static async open(folder: string): Promise<StoredCheckpoint> {
+    const open = await OpenCheckpoint.open(folder);
+    try {
+      return new StoredCheckpoint(folder, open);
+    } catch (cause) {
+      open[Symbol.dispose]();
+      throw cause;
+    }
   }
 
   /** Bytes of the tensors. */

@@ -46,7 +46,7 @@ async function ancestors(list: TensorList): Promise<Ancestor[]> {
   const byDigest = new Map<string, { place: string; record: JsonObject }>();
   for (const place of places) {
     try {
-      using stored = new StoredCheckpoint(place);
+      using stored = await StoredCheckpoint.open(place);
       byDigest.set(stored.digest, { place, record: stored.record });
     } catch (cause) {
       if (!(cause instanceof CheckpointError)) throw cause;

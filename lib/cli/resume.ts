@@ -101,7 +101,7 @@ async function readNewest(from: string): Promise<{ place: string; record: JsonOb
   let failed: unknown;
   for (const place of places) {
     try {
-      using checkpoint = new StoredCheckpoint(place);
+      using checkpoint = await StoredCheckpoint.open(place);
       return { place, record: checkpoint.record };
     } catch (cause) {
       if (!(cause instanceof CheckpointError)) throw cause;

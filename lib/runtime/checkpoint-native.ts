@@ -16,7 +16,6 @@ export interface ManifestFile {
  * dims.
  */
 export interface ManifestIndex {
-  readonly handle: CheckpointHandle;
   readonly step: number;
   /** JSON of an object. */
   readonly record: string;
@@ -56,7 +55,9 @@ export interface CheckpointNative {
     headers: readonly string[],
     words: Float64Array,
   ): Promise<Uint8Array>;
-  checkpointOpen(folder: string): ManifestIndex;
+  checkpointNew(): CheckpointHandle;
+  checkpointOpen(checkpoint: CheckpointHandle, folder: string): Promise<Uint8Array>;
+  checkpointManifest(checkpoint: CheckpointHandle): ManifestIndex;
   checkpointRead(checkpoint: CheckpointHandle, memory: MemoryHandle, targets: Float64Array): Promise<Uint8Array>;
   checkpointClose(checkpoint: CheckpointHandle): void;
   folderSteps(kinds: readonly string[], paths: readonly string[], others: readonly string[]): Promise<Uint8Array>;

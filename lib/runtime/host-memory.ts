@@ -96,15 +96,27 @@ export class HostMemory implements Disposable {
 /** A checkpoint's folder whose manifest has been read and checked. */
 export class OpenCheckpoint implements Disposable {
   readonly manifest: ManifestIndex;
+  readonly handle: CheckpointHandle;
   #live = true;
 
-  /** Throws CheckpointError naming the file, and the tensor where it can be told. */
-  constructor(folder: string) {
-    this.manifest = call((a) => a.checkpointOpen(folder));
+  private constructor(handle: CheckpointHandle) {
+    this.handle = handle;
+    this.manifest = call((a) => a.checkpointManifest(handle));
   }
 
-  get handle(): CheckpointHandle {
-    return this.manifest.handle;
+  /**
+   * Reads the manifest on a native thread: where it is damaged, so are the files, to find what is.
+   * Rejects with CheckpointError naming the file, and the tensor where it can be told.
+   */
+  static async open(folder: string): Promise<OpenCheckpoint> {
+    const handle = call((a) => a.checkpointNew());
+    try {
+      await settle((a) => a.checkpointOpen(handle, folder));
+      return new OpenCheckpoint(handle);
+    } catch (cause) {
+      call((a) => a.checkpointClose(handle));
+      throw cause;
+    }
   }
 
   [Symbol.dispose](): void {

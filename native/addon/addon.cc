@@ -345,7 +345,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add<onEngine<snapshot>>(exports, "snapshot");
   add<onEngine<restore>>(exports, "restore");
   add<inBackground<shardsWrite>>(exports, "shardsWrite");
-  add<withCheckpoints<checkpointOpen>>(exports, "checkpointOpen");
+  add<withCheckpoints<checkpointNew>>(exports, "checkpointNew");
+  add<inBackground<checkpointOpen>>(exports, "checkpointOpen");
+  add<withCheckpoints<checkpointManifest>>(exports, "checkpointManifest");
   add<inBackground<checkpointRead>>(exports, "checkpointRead");
   add<withCheckpoints<checkpointClose>>(exports, "checkpointClose");
   add<inBackground<folderSteps>>(exports, "folderSteps");

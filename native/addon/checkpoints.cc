@@ -45,6 +45,15 @@ std::shared_ptr<HostMemory> memoryOf(const Args& args, CheckpointState& state, s
   return found(args, state.memories, args.handle(index, "memory"), "memory");
 }
 
+// The checkpoint of the first argument, which must be open.
+std::shared_ptr<OpenedCheckpoint> openOf(const Args& args, CheckpointState& state) {
+  auto opened = found(args, state.checkpoints, args.handle(0, "checkpoint"), "checkpoint");
+  if (opened->stage.load() != OpenedCheckpoint::Stage::open) {
+    throw toError(args.env(), argument("a checkpoint that is not open yet"));
+  }
+  return opened;
+}
+
 Bytes bytesOf(const std::string& text) {
   Bytes bytes{std::make_unique_for_overwrite<std::byte[]>(text.size()), static_cast<int64_t>(text.size())};
   if (!text.empty()) std::memcpy(bytes.data.get(), text.data(), text.size());
@@ -264,26 +273,43 @@ Napi::Value shardsWrite(const Args& args, CheckpointState& state, Promises& prom
   });
 }
 
-// checkpointOpen(folder): {handle, ...manifest}
-Napi::Value checkpointOpen(const Args& args, CheckpointState& state) {
-  const auto checkpoint = std::make_shared<Checkpoint>();
-  throwUnless(args.env(), openCheckpoint(args.string(0, "folder"), checkpoint.get()));
-  Napi::Object result = manifestObject(args.env(), checkpoint->manifest);
-  result["handle"] = Napi::Number::New(args.env(), state.checkpoints.add(checkpoint));
-  return result;
+// checkpointNew(): handle
+Napi::Value checkpointNew(const Args& args, CheckpointState& state) {
+  return Napi::Number::New(args.env(), state.checkpoints.add(std::make_shared<OpenedCheckpoint>()));
+}
+
+// checkpointOpen(checkpoint, folder): Promise of nothing, when the manifest has been read and checked. Once for each.
+Napi::Value checkpointOpen(const Args& args, CheckpointState& state, Promises& promises) {
+  using Stage = OpenedCheckpoint::Stage;
+  const auto opened = found(args, state.checkpoints, args.handle(0, "checkpoint"), "checkpoint");
+  const std::string folder = args.string(1, "folder");
+  Stage stage = Stage::fresh;
+  if (!opened->stage.compare_exchange_strong(stage, Stage::opening)) {
+    throw toError(args.env(), argument("a checkpoint is opened once"));
+  }
+  return background(args, state, promises, nullptr, [opened, folder](std::string*) {
+    Status status = openCheckpoint(folder, &opened->checkpoint);
+    if (status.ok()) opened->stage.store(Stage::open);
+    return status;
+  });
+}
+
+// checkpointManifest(checkpoint): what its manifest says
+Napi::Value checkpointManifest(const Args& args, CheckpointState& state) {
+  return manifestObject(args.env(), openOf(args, state)->checkpoint.manifest);
 }
 
 // checkpointRead(checkpoint, memory, targets): Promise of the number of bytes read, as text. Byte in the memory of each
 // cell, in the manifest's order; -1 for one that is not wanted.
 Napi::Value checkpointRead(const Args& args, CheckpointState& state, Promises& promises) {
-  const std::shared_ptr<Checkpoint> checkpoint =
-      found(args, state.checkpoints, args.handle(0, "checkpoint"), "checkpoint");
+  const std::shared_ptr<OpenedCheckpoint> opened = openOf(args, state);
+  const Checkpoint& checkpoint = opened->checkpoint;
   const std::shared_ptr<HostMemory> memory = memoryOf(args, state, 1);
   const std::vector<double> words = args.float64s(2, "targets");
   const auto targets = std::make_shared<std::vector<int64_t>>();
   Numbers numbers(words);
   while (!numbers.atEnd()) targets->push_back(numbers.next(-1));
-  const Manifest& manifest = checkpoint->manifest;
+  const Manifest& manifest = checkpoint.manifest;
   bool fits = !numbers.failed() && targets->size() == manifest.cells.size();
   for (const ManifestTensor& tensor : manifest.tensors) {
     for (uint32_t c = 0; fits && c < tensor.nCells; ++c) {
@@ -292,10 +318,10 @@ Napi::Value checkpointRead(const Args& args, CheckpointState& state, Promises& p
     }
   }
   if (!fits) throw toError(args.env(), argument("one place in the memory for each cell"));
-  return background(args, state, promises, memory, [checkpoint, memory, targets](std::string* text) {
+  return background(args, state, promises, memory, [opened, memory, targets](std::string* text) {
     std::atomic<int64_t> bytesRead{0};
-    Status status = inParallel(checkpoint->manifest.files.size(), [&](size_t file) {
-      return readShard(*checkpoint, file, *targets, memory->data(), memory->stop, bytesRead);
+    Status status = inParallel(opened->checkpoint.manifest.files.size(), [&](size_t file) {
+      return readShard(opened->checkpoint, file, *targets, memory->data(), memory->stop, bytesRead);
     });
     *text = std::to_string(bytesRead.load());
     return status;

@@ -2,6 +2,8 @@
 #pragma once
 #include <napi.h>
 
+#include <atomic>
+
 #include "addon/args.h"
 #include "addon/jobs.h"
 #include "addon/promises.h"
@@ -11,10 +13,17 @@
 
 namespace meshwork {
 
+// A checkpoint that a thread opens: to be used when it is open.
+struct OpenedCheckpoint {
+  enum class Stage { fresh, opening, open };
+  std::atomic<Stage> stage{Stage::fresh};
+  Checkpoint checkpoint;
+};
+
 // What an environment has open of them.
 struct CheckpointState {
   Handles<HostMemory> memories;
-  Handles<Checkpoint> checkpoints;
+  Handles<OpenedCheckpoint> checkpoints;
   Jobs jobs;
 };
 
@@ -27,7 +36,9 @@ Napi::Value memoryRead(const Args& args, CheckpointState& state);
 Napi::Value snapshot(const Args& args, CheckpointState& state, Promises& promises, Engine& engine);
 Napi::Value restore(const Args& args, CheckpointState& state, Promises& promises, Engine& engine);
 Napi::Value shardsWrite(const Args& args, CheckpointState& state, Promises& promises);
-Napi::Value checkpointOpen(const Args& args, CheckpointState& state);
+Napi::Value checkpointNew(const Args& args, CheckpointState& state);
+Napi::Value checkpointOpen(const Args& args, CheckpointState& state, Promises& promises);
+Napi::Value checkpointManifest(const Args& args, CheckpointState& state);
 Napi::Value checkpointRead(const Args& args, CheckpointState& state, Promises& promises);
 Napi::Value checkpointClose(const Args& args, CheckpointState& state);
 Napi::Value folderSteps(const Args& args, CheckpointState& state, Promises& promises);

@@ -65,7 +65,7 @@ describe("a checkpoint", function () {
         assert.deepEqual([loaded.step, loaded.record.i, loaded.path], [i, i, saved.path]);
         assert.equal(loaded.bytesRead, saved.bytes);
       }
-      using stored = new StoredCheckpoint(saved.path);
+      using stored = await StoredCheckpoint.open(saved.path);
       for (const [t, tensor] of stored.tensors.entries()) {
         assert.deepEqual(
           Array.from(toNumbers(tensor.dtype, await stored.readStored(tensor))),
@@ -115,7 +115,7 @@ describe("a checkpoint", function () {
     const names = readdirSync(at("keep")).sort();
     assert.deepEqual(names, ["latest", "step-00000004", "step-00000008", "step-00000009"]);
     assert.equal(readFileSync(at("keep/latest"), "utf8"), "step-00000009\n");
-    using stored = new StoredCheckpoint(at("keep/step-00000009"));
+    using stored = await StoredCheckpoint.open(at("keep/step-00000009"));
     assert.equal((stored.record.parent as { step: number }).step, 8);
     // The same step again, as after a rollback: the new one replaces the old.
     await checkpointer.save(stateOf(mesh, tensors, { step: 9 }));

@@ -133,7 +133,7 @@ describe("a resumed training", function () {
     const more = await train(`--resume --out ${out} --steps 12`);
     assert.equal(more.code, 0, more.stderr);
     assert.equal(more.losses.length, 2);
-    using stored = new StoredCheckpoint(`${out}/checkpoints/step-00000012`);
+    using stored = await StoredCheckpoint.open(`${out}/checkpoints/step-00000012`);
     assert.deepEqual((stored.record.parent as { step: number }).step, 10);
   });
 

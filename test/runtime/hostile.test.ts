@@ -113,6 +113,7 @@ describe("runtime/addon with hostile values", () => {
     engine = Number(addon.engineOpen!("cpu", 1, 1, false, 1000));
     const buffer = addon.bufferAlloc!(engine, 0, 64);
     const memory = addon.memoryAlloc!(64);
+    const checkpoint = addon.checkpointNew!();
     const executable = addon.executableLoad!(engine, empty, [new Int32Array()], 16, 16);
     good = {
       info: [],
@@ -143,9 +144,11 @@ describe("runtime/addon with hostile values", () => {
       snapshot: [engine, memory, Float64Array.of(Number(buffer), 64, 0)],
       restore: [engine, memory, Float64Array.of(Number(buffer), 0, 0, 0, 0, 2, 2, 3, 4, 2, 2, 6, 6)],
       shardsWrite: [memory, ["/no/such/file"], ["{}"], Float64Array.of(0, 1, 64)],
-      checkpointOpen: ["/no/such/folder"],
-      checkpointRead: [1, memory, Float64Array.of(-1)],
-      checkpointClose: [1],
+      checkpointNew: [],
+      checkpointOpen: [checkpoint, "/no/such/folder"],
+      checkpointManifest: [checkpoint],
+      checkpointRead: [checkpoint, memory, Float64Array.of(-1)],
+      checkpointClose: [checkpoint],
       folderSteps: [["syncFolder"], ["/no/such/folder"], [""]],
       memoryFree: [memory],
       engineOpen: ["null", 1, 0, false, 1000],
