@@ -181,12 +181,18 @@ class TextLog implements Log {
   }
 }
 
-function planText({ devices }: PlanEvent): string {
+function planText({ devices, recompute, policies = [] }: PlanEvent): string {
   const sizes = devices.map(({ bytes }) => bytes);
   const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
   const each = least === most ? bytesText(least) : `${bytesText(least)} to ${bytesText(most)}`;
   const count = devices.length === 1 ? `one device (${devices[0]!.device})` : `${devices.length} devices`;
-  return `plan: ${count}, ${each}${devices.length === 1 ? "" : " each"}`;
+  const line = `plan: ${count}, ${each}${devices.length === 1 ? "" : " each"}`;
+  if (policies.length === 0) return line;
+  const outcomes = policies.map(({ policy, largestBytes, seconds }) => {
+    const taken = policy === recompute ? " (taken)" : "";
+    return `${policy} ${bytesText(largestBytes)}, about ${seconds.toPrecision(2)} s${taken}`;
+  });
+  return `${line}\nrecomputation, on the fullest device: ${outcomes.join("; ")}`;
 }
 
 /** Bytes with a binary unit: `1.5 MiB`. */

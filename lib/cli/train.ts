@@ -105,6 +105,7 @@ function compileTraining(
     schedule: settings.schedule,
     ...(settings.virtualStages === undefined ? {} : { virtualStages: settings.virtualStages }),
     ...(settings.recompute === undefined ? {} : { recompute: settings.recompute }),
+    compareRecompute: true,
     zero: settings.zero,
     sequenceParallel: settings.sequenceParallel,
     precision: settings.precision ?? "f32",
@@ -124,6 +125,7 @@ async function train(run: Run): Promise<number> {
     mesh: step.plan.mesh,
     parameters: countParameters(model),
     recompute: step.plan.recompute,
+    policies: step.plan.policies,
   });
   const precision = settings.precision ?? "f32";
   using generator = new Generator(step.placement, model, precision);

@@ -37,6 +37,7 @@ export function checkTrainOptions(mesh: Mesh, model: Placeable, options: TrainSt
     schedule = "1f1b",
     virtualStages,
     recompute,
+    compareRecompute = false,
     memory,
     clipNorm = 0,
     seed = 0,
@@ -49,6 +50,9 @@ export function checkTrainOptions(mesh: Mesh, model: Placeable, options: TrainSt
   if (virtualStages !== undefined) expectInteger("virtualStages", virtualStages, 1);
   if (recompute !== undefined && !recomputePolicies.includes(recompute)) {
     throw new ConfigError(`recompute must be ${recomputePolicies.join(", ")}, not ${describe(recompute)}`);
+  }
+  if (typeof compareRecompute !== "boolean") {
+    throw new ConfigError(`compareRecompute must be true or false, not ${describe(compareRecompute)}`);
   }
   if (memory !== undefined) expectNotNegative("memory", memory);
   if (typeof schedule !== "string") throw new ConfigError(`schedule must be a name, not ${describe(schedule)}`);

@@ -1,9 +1,14 @@
 // What a run reports, as it goes into metrics.jsonl and, with --log json, to standard output: one object a line.
+import type { RecomputePolicy } from "../passes/remat.ts";
+import type { RecomputeOutcome } from "./plan.ts";
 
 /** The plan, once, before the first step. */
 export interface PlanEvent {
   readonly type: "plan";
   readonly devices: readonly { readonly device: string; readonly bytes: number }[];
+  /** What the backward computes again, and what each policy would take. */
+  readonly recompute?: RecomputePolicy;
+  readonly policies?: readonly RecomputeOutcome[];
   readonly [more: string]: unknown;
 }
 

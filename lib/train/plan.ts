@@ -27,14 +27,23 @@ export interface RecomputeOutcome {
   readonly seconds: number;
 }
 
+/** What a step that was compiled with a policy takes. */
+export function recomputeOutcome(policy: RecomputePolicy, { devices, seconds }: CompiledStep): RecomputeOutcome {
+  const each = devices.map((d) => d.arenaBytes + d.boundBytes);
+  return { policy, bytes: each.reduce((a, b) => a + b, 0), largestBytes: Math.max(...each), seconds };
+}
+
 /** What a step will take. */
 export class StepPlan {
   /** What the backward computes again. */
   readonly recompute: RecomputePolicy;
   /** Predicted seconds of a step's microbatches, by a simple model of the devices: for comparing plans. */
   readonly seconds: number;
-  /** The policies that were compiled to make the choice, the chosen one last. */
-  readonly tried: readonly RecomputeOutcome[];
+  /**
+   * Bytes and time of policies of recomputation, those that keep most first: of those that were tried until one fitted, or of
+   * all (`compareRecompute`).
+   */
+  readonly policies: readonly RecomputeOutcome[];
   readonly devices: readonly PlannedDevice[];
   readonly mesh: string;
   /** True where activations are split along their sequence over tp. */
@@ -46,8 +55,8 @@ export class StepPlan {
     mesh: Mesh,
     compiled: CompiledStep,
     placement: Placement,
-    recompute: RecomputePolicy = "none",
-    before: readonly RecomputeOutcome[] = [],
+    recompute: RecomputePolicy,
+    policies: readonly RecomputeOutcome[],
   ) {
     this.mesh = String(mesh.layout);
     this.sequenceParallel = compiled.sequenceParallel;
@@ -69,14 +78,12 @@ export class StepPlan {
     this.stages = stages;
     this.recompute = recompute;
     this.seconds = compiled.seconds;
-    this.tried = [...before, this.outcome];
+    this.policies = policies;
   }
 
   /** Bytes and time with this plan's policy of recomputation. */
   get outcome(): RecomputeOutcome {
-    const bytes = this.devices.map((d) => d.bytes);
-    const sum = bytes.reduce((a, b) => a + b, 0);
-    return { policy: this.recompute, bytes: sum, largestBytes: Math.max(...bytes), seconds: this.seconds };
+    return this.policies.find(({ policy }) => policy === this.recompute)!;
   }
 
   /** True when all devices together need no more than so many bytes. */
@@ -126,9 +133,11 @@ export class StepPlan {
           `${most.evenRows} rows (${even} MiB) come where experts are used evenly`,
       );
     }
-    for (const { policy, largestBytes, seconds } of this.tried) {
+    for (const { policy, largestBytes, seconds } of this.policies) {
+      const taken = policy === this.recompute && this.policies.length > 1 ? " (taken)" : "";
       lines.push(
-        `recompute ${policy}: ${mib(largestBytes).trim()} MiB on the fullest device, about ${seconds.toPrecision(3)} s`,
+        `recompute ${policy}: ${mib(largestBytes).trim()} MiB on the fullest device, ` +
+          `about ${seconds.toPrecision(3)} s${taken}`,
       );
     }
     return lines.join("\n");

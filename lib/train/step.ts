@@ -31,7 +31,7 @@ import type { Mesh } from "../tensor/mesh.ts";
 import type { Parameter } from "../tensor/parameter.ts";
 import { checkBatch, checkTrainOptions } from "./check.ts";
 import { type Placeable, Placement, seedWords } from "./placement.ts";
-import { type RecomputeOutcome, StepPlan } from "./plan.ts";
+import { type RecomputeOutcome, recomputeOutcome, StepPlan } from "./plan.ts";
 import type { ZeroLevel } from "./zero.ts";
 import {
   type BatchField,
@@ -70,6 +70,8 @@ export interface TrainStepOptions<Name extends string = string> {
    * memory.
    */
   readonly recompute?: RecomputePolicy;
+  /** The plan tells memory and time of every policy of recomputation, which takes as many times as long to compile. */
+  readonly compareRecompute?: boolean;
   /** Bytes that all devices together may take; by default what the machine has, where devices are its CPU. */
   readonly memory?: number;
   /** Compute type; parameters and optimizer state stay float32. */
@@ -299,16 +301,33 @@ export async function planTrainStep<Name extends string>(
     refuseIdle: true,
   };
   const memory = options.memory ?? (mesh.engine.kind === "cpu" ? os.totalmem() : Number.POSITIVE_INFINITY);
-  const tried: RecomputeOutcome[] = [];
-  for (const policy of options.recompute ? [options.recompute] : recomputePolicies) {
-    const compiled = await compile(step, { ...how, recompute: policy }, options.signal);
-    const plan = new StepPlan(mesh, compiled, placement, policy, tried);
-    if (plan.fits(memory) || policy === options.recompute || policy === recomputePolicies.at(-1)) {
-      return { plan, compiled, placement, source };
-    }
-    tried.push(plan.outcome);
+  const { policy, compiled, policies } = await chooseRecompute(
+    (recompute) => compile(step, { ...how, recompute }, options.signal),
+    options as TrainStepOptions,
+    memory,
+  );
+  return { plan: new StepPlan(mesh, compiled, placement, policy, policies), compiled, placement, source };
+}
+
+/** Compiles with the policy that is asked for, or with the first that fits the memory; with all where they are to be compared. */
+async function chooseRecompute(
+  compiledWith: (policy: RecomputePolicy) => CompiledStep | Promise<CompiledStep>,
+  { recompute, compareRecompute }: TrainStepOptions,
+  memory: number,
+): Promise<{ policy: RecomputePolicy; compiled: CompiledStep; policies: RecomputeOutcome[] }> {
+  const policies: RecomputeOutcome[] = [];
+  let chosen: { policy: RecomputePolicy; compiled: CompiledStep } | undefined;
+  for (const policy of recompute === undefined || compareRecompute ? recomputePolicies : [recompute]) {
+    const compiled = await compiledWith(policy);
+    const outcome = recomputeOutcome(policy, compiled);
+    policies.push(outcome);
+    const last = policy === recomputePolicies.at(-1);
+    const fits = recompute === undefined ? outcome.bytes <= memory || last : policy === recompute;
+    if (fits) chosen ??= { policy, compiled };
+    if (chosen && !compareRecompute) break;
   }
-  throw new PlanError("there is no policy of recomputation to choose from");
+  if (!chosen) throw new PlanError("there is no policy of recomputation to choose from");
+  return { ...chosen, policies };
 }
 
 /** A device that does one thing after the other would only hold more. */

@@ -103,6 +103,21 @@ describe("--log text", () => {
     assert.equal(text.err, "plan: one device (cpu:0), 3.0 MiB\nplan: 2 devices, 1.0 MiB to 2.0 MiB each\n");
   });
 
+  it("describes what each policy of recomputation would take", () => {
+    const { text, io } = outputs(false);
+    const policies = (["none", "selective", "full"] as const).map((policy, i) => {
+      const largestBytes = (3 - i) * 2 ** 20;
+      return { policy, bytes: 2 * largestBytes, largestBytes, seconds: 0.5 + i / 8 };
+    });
+    const devices = [{ device: "cpu:0", bytes: 2 ** 21 }];
+    createLog({ log: "text", io }).event({ type: "plan", devices, recompute: "selective", policies });
+    assert.equal(
+      text.err.split("\n")[1],
+      "recomputation, on the fullest device: none 3.0 MiB, about 0.50 s; selective 2.0 MiB, about 0.63 s (taken); " +
+        "full 1.0 MiB, about 0.75 s",
+    );
+  });
+
   it("has short texts for counts, bytes and durations", () => {
     assert.deepEqual([0, 1023, 1024, 1.5 * 2 ** 30].map(bytesText), ["0 B", "1023 B", "1.0 KiB", "1.5 GiB"]);
     assert.deepEqual([3.1, 8258, 12_345, 1_750_000].map(countText), ["3.10", "8258", "12.3k", "1.75M"]);

@@ -235,17 +235,27 @@ describe("recomputation", function () {
     for (const policy of recomputePolicies) {
       const { plan } = await planTrainStep(mesh, model, { ...options, memory: bytes.get(policy)! });
       assert.equal(plan.recompute, policy);
-      assert.equal(plan.tried.at(-1)!.bytes, bytes.get(policy));
+      assert.equal(plan.policies.at(-1)!.bytes, bytes.get(policy));
       assert.deepEqual(
-        plan.tried.map((t) => t.policy),
+        plan.policies.map((t) => t.policy),
         recomputePolicies.slice(0, recomputePolicies.indexOf(policy) + 1),
       );
-      const seconds = plan.tried.map((t) => t.seconds);
+      const seconds = plan.policies.map((t) => t.seconds);
       assert.deepEqual(
         seconds,
         [...seconds].sort((a, b) => a - b),
       );
       assert.match(plan.toString(), new RegExp(`recompute ${policy}: .* MiB`));
+    }
+    for (const recompute of [undefined, ...recomputePolicies]) {
+      const chosen = recompute === undefined ? {} : { recompute };
+      const { plan } = await planTrainStep(mesh, model, { ...options, ...chosen, compareRecompute: true });
+      assert.equal(plan.recompute, recompute ?? "none");
+      assert.deepEqual(
+        plan.policies.map(({ policy, bytes }) => [policy, bytes]),
+        [...bytes],
+      );
+      assert.match(String(plan), new RegExp(`recompute ${recompute ?? "none"}: .* \\(taken\\)`));
     }
     const less = { ...options, memory: bytes.get("full")! - 1 };
     await assert.rejects(trainStep(mesh, model, less), PlanError);
