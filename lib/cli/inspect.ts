@@ -1,5 +1,6 @@
 // `meshwork inspect`: what is in a checkpoint or in weights, as tables; or how two of them differ, tensor by tensor.
-import { type Comparison, compareTensors, openTensors, type TensorList } from "../checkpoint/inspect.ts";
+import { type Comparison, compareTensors } from "../checkpoint/compare.ts";
+import { openTensors, type TensorList } from "../checkpoint/inspect.ts";
 import { StoredCheckpoint } from "../checkpoint/stored.ts";
 import { candidates } from "../checkpoint/folder.ts";
 import { CheckpointError, UsageError } from "../core/errors.ts";
@@ -77,6 +78,7 @@ function printList(list: TensorList, lineage: readonly Ancestor[], out: Output):
     const { step, digest, record, files } = checkpoint;
     const mesh = isJsonObject(record.mesh) ? Object.entries(record.mesh).map(([axis, n]) => `${axis}=${n}`) : [];
     out.write(`step ${step}, saved from ${mesh.length === 0 ? "one device" : mesh.join(",")}, manifest ${digest}\n`);
+    for (const line of recordLines(record)) out.write(`${line}\n`);
     for (const { step: parent, digest: own, path: place } of lineage) {
       out.write(`  after step ${parent}, manifest ${own.slice(0, 16)}...${place === null ? " (gone)" : ` ${place}`}\n`);
     }
@@ -91,6 +93,16 @@ function printList(list: TensorList, lineage: readonly Ancestor[], out: Output):
     ["tensor", "dtype", "shape", "bytes", "file"],
     tensors.map((t) => [t.name, t.dtype, shapeText(t.shape), String(t.bytes), filesText(t.files)]),
   );
+}
+
+/** What `meshwork train` noted, in short; --json has it all. */
+function recordLines({ data, optimizer, seed }: JsonObject): string[] {
+  if (!isJsonObject(data) || !isJsonObject(optimizer) || !Array.isArray(data.files)) return [];
+  const files = data.files.map((file: unknown) =>
+    isJsonObject(file) ? `  data ${String(file.path)}, SHA-256 ${String(file.sha256)}` : "",
+  );
+  const { position, order, samples } = data;
+  return [`seed ${seed}, ${optimizer.kind}, ${position} samples had of ${samples} an epoch (${order})`, ...files];
 }
 
 function filesText(files: readonly string[]): string {

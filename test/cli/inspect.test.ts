@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { writeSafetensors } from "../../lib/checkpoint/safetensors.ts";
-import type { TensorDifference } from "../../lib/checkpoint/inspect.ts";
+import type { TensorDifference } from "../../lib/checkpoint/compare.ts";
 import { saveCheckpoint } from "../../lib/checkpoint/save.ts";
 import { stateOf } from "../../lib/checkpoint/state.ts";
 import { runCommand } from "../../lib/cli/verbs.ts";
@@ -95,6 +95,26 @@ describe("meshwork inspect", () => {
     assert.deepEqual(of("half"), [0, 0, []]);
     assert.equal(found.get("eighth")!.normA, Math.hypot(448, 2 ** -9));
     assert.match((await inspect(a, a)).stdout, /4 tensors are the same, 0 differ/);
+  });
+
+  it("compares experts that are one tensor in a checkpoint with their own ones in models' files", async () => {
+    await using mesh = await Mesh.open({ device: "cpu", axes: { ep: 2 } });
+    const all = mesh.fromData([1, 2, 3, 4, 5, 6], [2, 3], { spec: ["ep"] });
+    await saveCheckpoint(at("experts"), stateOf(mesh, { "h.0.experts.w1.weight": all }));
+    const part = (expert: number, ...values: number[]) => ({
+      name: `h.0.experts.${expert}.w1.weight`,
+      shape: [3],
+      read: () => Float32Array.from(values),
+    });
+    await writeSafetensors(at("experts.safetensors"), [part(0, 1, 2, 3), part(1, 4, 9, 6)]);
+    for (const args of [
+      [at("experts"), at("experts.safetensors")],
+      [at("experts.safetensors"), at("experts")],
+    ]) {
+      const { onlyA, onlyB, tensors } = JSON.parse((await inspect(...args, "--json")).stdout);
+      assert.deepEqual([onlyA, onlyB, tensors.length], [[], [], 2]);
+      assert.deepEqual([tensors[0].differing, tensors[1].largest, tensors[1].at], [0, 4, [1]]);
+    }
   });
 
   it("says what is wrong with exit code 1, and 2 for wrong usage", async () => {
