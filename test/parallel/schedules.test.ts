@@ -106,8 +106,9 @@ async function train(
   subject: () => Subject,
   axes: Readonly<Record<string, number>>,
   options: Partial<TrainStepOptions>,
+  unbuffered = false,
 ): Promise<Outcome> {
-  await using mesh = await Mesh.open({ device: "cpu", axes, threads: 1, timeoutMs: 20_000 });
+  await using mesh = await Mesh.open({ device: "cpu", axes, threads: 1, timeoutMs: 20_000, unbuffered });
   const { model, loss, batch, data } = subject();
   using step = await trainStep(mesh, model, {
     loss,
@@ -153,6 +154,14 @@ describe("schedules", function () {
         const found = await train(skips, axes, { schedule, microbatches: 4 });
         assert.deepEqual(found.bits, expected.bits, `${schedule} on ${JSON.stringify(axes)}`);
       }
+    }
+  });
+
+  it("run where sends hold their device up until they are received, but those with several stages a device", async () => {
+    for (const schedule of ["gpipe", "1f1b", "zb-h1"]) {
+      const expected = await train(() => gpt2(0.1), { pp: 3 }, { schedule, microbatches: 5 });
+      const found = await train(() => gpt2(0.1), { pp: 3 }, { schedule, microbatches: 5 }, true);
+      assert.deepEqual(found.bits, expected.bits, schedule);
     }
   });
 
