@@ -1,34 +1,24 @@
-// In-process collectives over virtual ranks, with nccl-tests' columns; the results are checked.
-import { type CollectiveRequest, LoadedCollective } from "../lib/compile/collective.ts";
-import { type DType, dtypeSize, newStorage } from "../lib/core/dtype.ts";
-import { Mesh } from "../lib/index.ts";
+// Collectives on buffers of the devices, with nccl-tests' columns; the results are checked.
+import { type DType, dtypeSize, fromStorage, toStorage } from "../lib/core/dtype.ts";
+import { type Buffer, type CollectiveName, Mesh } from "../lib/index.ts";
+import { chosen, everything, type Selection } from "./flags.ts";
 import { repeat } from "./measure.ts";
 import { digits, type Row, type Table } from "./report.ts";
 
-type Op = CollectiveRequest["op"];
+const all: readonly CollectiveName[] = ["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"];
 
 /** Traffic of a link for each byte of size, as nccl-tests derives it (doc/PERFORMANCE.md there). */
-function busFactor(op: Op, ranks: number): number {
+function busFactor(op: CollectiveName, ranks: number): number {
   if (op === "all_reduce") return (2 * (ranks - 1)) / ranks;
   return op === "broadcast" ? 1 : (ranks - 1) / ranks;
 }
 
-/** `count` elements are those of the whole tensor: the larger of what a rank brings and gets. */
-function requestOf(op: Op, ranks: number, count: number, dtype: DType, times: number): CollectiveRequest {
-  const part = count / ranks;
-  const counts = new Array<number>(ranks).fill(part);
-  const input = op === "all_gather" ? part : count;
-  const output = op === "reduce_scatter" ? part : count;
-  const parts = Array.from({ length: ranks }, () => ({ input, output, counts, joinCounts: counts }));
-  return { op, axes: ["r"], dtype, kind: "sum", root: 0, times, parts };
-}
-
-/** Small whole numbers, so that sums are exact in every order. */
+/** Small whole numbers, so that sums are exact in every order and type. */
 function brought(rank: number, i: number): number {
   return (rank * 7 + i * 3) % 11;
 }
 
-function expected(op: Op, ranks: number, part: number, rank: number, i: number): number {
+function expected(op: CollectiveName, ranks: number, part: number, rank: number, i: number): number {
   switch (op) {
     case "all_reduce":
       return sumAt(ranks, i);
@@ -49,31 +39,37 @@ function sumAt(ranks: number, i: number): number {
   return sum;
 }
 
-async function measure(mesh: Mesh, op: Op, bytes: number, dtype: DType): Promise<Row> {
-  const ranks = mesh.devices;
-  const count = bytes / dtypeSize(dtype);
-  const times = Math.max(4, Math.min(200, Math.round(2 ** 24 / bytes)));
-  const request = requestOf(op, ranks, count, dtype, times);
-  using loaded = new LoadedCollective(mesh.engine, mesh.layout, request);
-  for (let rank = 0; rank < ranks; rank++) {
-    const values = newStorage(dtype, request.parts[rank]!.input);
-    for (let i = 0; i < values.length; i++) values[i] = brought(rank, i);
-    await loaded.write(rank, values);
-  }
-  const { median, least } = await repeat(9, async () => {
-    await loaded.run();
-    return mesh.engine.stats().lastSeconds / times;
-  });
+async function wrongElements(outputs: readonly Buffer[], op: CollectiveName, part: number): Promise<number> {
   let wrong = 0;
-  for (let rank = 0; rank < ranks; rank++) {
-    const got = await loaded.read(rank);
-    for (let i = 0; i < got.length; i++) if (got[i] !== expected(op, ranks, count / ranks, rank, i)) wrong++;
+  for (const [rank, output] of outputs.entries()) {
+    const got = fromStorage(output.dtype, await output.read());
+    for (let i = 0; i < got.length; i++) if (got[i] !== expected(op, outputs.length, part, rank, i)) wrong++;
   }
-  const algbw = bytes / median / 1e9;
+  return wrong;
+}
+
+/** `bytes` are those of the whole tensor: the larger of what a rank brings and gets. */
+async function measure(mesh: Mesh, op: CollectiveName, bytes: number, dtype: DType): Promise<Row> {
+  const ranks = mesh.devices;
+  const part = Math.max(1, Math.floor(bytes / dtypeSize(dtype) / ranks));
+  const [count, size] = [part * ranks, part * ranks * dtypeSize(dtype)];
+  const times = Math.max(4, Math.min(200, Math.round(2 ** 24 / size)));
+  const device = Array.from({ length: ranks }, (_, rank) => mesh.device(rank));
+  const inputs = device.map((d) => d.allocate(dtype, op === "all_gather" ? part : count));
+  const outputs = device.map((d) => d.allocate(dtype, op === "reduce_scatter" ? part : count));
+  for (const [rank, input] of inputs.entries()) {
+    const values = Array.from({ length: input.length }, (_, i) => brought(rank, i));
+    await input.write(toStorage(dtype, values));
+  }
+  using loaded = mesh.group("r").collective(op, { inputs, outputs, times });
+  const { median, least } = await repeat(9, async () => (await loaded.run()) / times);
+  const wrong = await wrongElements(outputs, op, part);
+  for (const buffer of [...inputs, ...outputs]) buffer[Symbol.dispose]();
+  const algbw = size / median / 1e9;
   return {
     op,
     ranks,
-    "size B": bytes,
+    "size B": size,
     count,
     type: dtype,
     "time us": digits(median * 1e6),
@@ -84,13 +80,15 @@ async function measure(mesh: Mesh, op: Op, bytes: number, dtype: DType): Promise
   };
 }
 
-/** Every collective over 2 and 4 virtual ranks, from 4 KiB to 16 MiB. */
-export async function benchCollectives(): Promise<Table> {
+/** By default every collective over 2 and 4 ranks, from 4 KiB to 16 MiB, in f32. */
+export async function benchCollectives(asked: Selection = everything): Promise<Table> {
+  const { device, types = ["f32"], sizes = [4096, 65_536, 1_048_576, 16_777_216], ranks = [2, 4] } = asked;
+  const ops = chosen(all, asked.ops, "collective");
   const rows: Row[] = [];
-  for (const ranks of [2, 4]) {
-    await using mesh = await Mesh.open({ device: "cpu", axes: { r: ranks } });
-    for (const op of ["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"] as const) {
-      for (const bytes of [4096, 65_536, 1_048_576, 16_777_216]) rows.push(await measure(mesh, op, bytes, "f32"));
+  for (const r of ranks) {
+    await using mesh = await Mesh.open({ device, axes: { r } });
+    for (const op of ops) {
+      for (const type of types) for (const bytes of sizes) rows.push(await measure(mesh, op, bytes, type));
     }
   }
   return {

@@ -1,4 +1,5 @@
 // The collectives a device calls in a run, in order, for the proof that all ranks' calls match.
+import { ProgramError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { Attribute, TableEntry } from "../ir/lowering.ts";
 import type { Action, DeviceTable } from "../passes/encode.ts";
@@ -18,16 +19,29 @@ function wholeCount({ kernel, inputs, outputs }: Instruction): number {
   return inputs.reduce((sum, x, i) => sum + Math.max(sizeOf(x.dims), sizeOf(outputs[i]!.dims)), 0);
 }
 
-/** Bounds of an exchange whose counts are data: on the way back they are those of the way there. */
-function rowBounds({ outputs }: Instruction, [back, most]: readonly number[]): CollectiveCall["rows"] {
-  return { most: back ? 0 : most!, room: outputs[0]!.dims[0]! };
+/** The bounds of an exchange whose counts are data: as table words, which differ from microbatch to microbatch. */
+interface RowBounds {
+  readonly back: boolean;
+  readonly most: Exclude<TableEntry, GroupEntry>;
+  /** For so many rows there is room. */
+  readonly room: number;
 }
 
-/** A collective instruction of a role: its calls by group, which all of the group's devices share. */
+function boundsOf({ kernel, attributes, outputs }: Instruction): RowBounds | null {
+  if (kernel !== "expert_exchange") return null;
+  const [, , back, most] = attributes;
+  if (typeof most !== "object" || !("table" in most) || most.table.kind === "group") {
+    throw new ProgramError("an exchange with experts does not say how many rows may come");
+  }
+  return { back: back === 1, most: most.table, room: outputs[0]!.dims[0]! };
+}
+
+/** A collective instruction of a role: its calls by group and bounds, which all of the group's devices share. */
 interface RoleCall {
   readonly entry: GroupEntry;
   readonly call: Omit<CollectiveCall, "group">;
-  readonly byGroup: Map<readonly number[], CollectiveCall>;
+  readonly bounds: RowBounds | null;
+  readonly made: Map<readonly number[], Map<string, CollectiveCall>>;
 }
 
 /** The calls of the devices that run one role's segments. `groups` are all groups so far, by their ranks. */
@@ -55,20 +69,20 @@ export class RoleCalls {
       groups.set(entry, known);
       return known;
     };
-    const bySegment = new Map<number, CollectiveCall[]>();
-    const calls = (segment: number): CollectiveCall[] => {
-      const known = bySegment.get(segment);
+    const bySegment = new Map<string, CollectiveCall[]>();
+    const calls = (segment: number, microbatch: number): CollectiveCall[] => {
+      const own = this.#segments[segment]!;
+      const key = own.some(({ bounds }) => bounds) ? `${segment} ${microbatch}` : `${segment}`;
+      const known = bySegment.get(key);
       if (known) return known;
-      const made = this.#segments[segment]!.map(({ entry, call, byGroup }) => {
-        const group = ranksOf(entry);
-        const same = byGroup.get(group) ?? { ...call, group };
-        byGroup.set(group, same);
-        return same;
+      const made = own.map((call) => {
+        const words = call.bounds ? table.words(call.bounds.most, microbatch) : [];
+        return callOf(call, ranksOf(call.entry), words);
       });
-      bySegment.set(segment, made);
+      bySegment.set(key, made);
       return made;
     };
-    return actions.flatMap((a) => (a.kind === "run" ? calls(a.segment) : []));
+    return actions.flatMap((a) => (a.kind === "run" ? calls(a.segment, a.microbatch) : []));
   }
 
   #shared(ranks: readonly number[]): readonly number[] {
@@ -79,17 +93,27 @@ export class RoleCalls {
   }
 }
 
+/** The call of a group, with these most rows that each rank may bring another. */
+function callOf({ call, bounds, made }: RoleCall, group: readonly number[], most: readonly number[]): CollectiveCall {
+  const key = most.join(" ");
+  const known = made.get(group)?.get(key);
+  if (known) return known;
+  // On the way back as many rows come as were brought.
+  const rows = bounds && { arriving: bounds.back ? 0 : most.reduce((a, b) => a + b, 0), room: bounds.room };
+  const full = rows ? { ...call, group, kind: `${call.kind} at most ${key}`, rows } : { ...call, group };
+  made.set(group, (made.get(group) ?? new Map()).set(key, full));
+  return full;
+}
+
 function roleCall(i: Instruction, alike: (entry: GroupEntry) => GroupEntry): RoleCall | null {
   const entry = groupOf(i.attributes[0]);
   if (!entry) return null;
   const numbers = i.attributes.slice(1).filter((a) => typeof a === "number");
-  const bounded = i.kernel === "expert_exchange";
   const call = {
-    kind: [i.kernel, ...(bounded ? numbers.slice(0, 1) : numbers)].join(" "),
+    kind: [i.kernel, ...numbers].join(" "),
     count: wholeCount(i),
-    rows: bounded ? rowBounds(i, numbers) : undefined,
     dtype: i.outputs[0]!.dtype,
     label: i.label,
   };
-  return { entry: alike(entry), call, byGroup: new Map() };
+  return { entry: alike(entry), call, bounds: boundsOf(i), made: new Map() };
 }

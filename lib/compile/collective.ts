@@ -1,12 +1,12 @@
 // Programs of one collective on one-dimensional buffers: what mesh.group() runs and what the benchmarks time.
-import { type DType, type StorageArray, dtypeSize, storageView } from "../core/dtype.ts";
+import { type DType, dtypeSize } from "../core/dtype.ts";
 import type { Attribute, TableEntry } from "../ir/lowering.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
 import type { ReduceKind } from "../ir/spec.ts";
 import { reduceKinds } from "../ops/reduction.ts";
 import { type DeviceTable, encodeProgram, encodeSegments } from "../passes/encode.ts";
 import { ProgramBuilder } from "../passes/lower.ts";
-import { align, planMemory } from "../passes/memory.ts";
+import { planMemory } from "../passes/memory.ts";
 import type { Engine, Executable } from "../runtime/engine.ts";
 
 /** What one device brings and gets, in elements. Counts are per rank of its group, in group order. */
@@ -89,60 +89,34 @@ function programOf(layout: MeshLayout, request: CollectiveRequest, rank: number)
   );
 }
 
-/** A collective with its buffers on the devices. */
+/** The buffers of one device, by the engine's numbers. */
+export interface CollectiveBuffers {
+  readonly input: number;
+  readonly output: number;
+}
+
+/** A collective on buffers of the devices. */
 export class LoadedCollective implements Disposable {
-  readonly request: CollectiveRequest;
   readonly #engine: Engine;
   readonly #executable: Executable;
-  readonly #buffers: readonly { readonly input: number; readonly output: number }[];
 
-  constructor(engine: Engine, layout: MeshLayout, request: CollectiveRequest) {
-    this.request = request;
+  constructor(engine: Engine, layout: MeshLayout, request: CollectiveRequest, buffers: readonly CollectiveBuffers[]) {
     this.#engine = engine;
-    const bytes = (n: number): number => Math.max(64, align(n * dtypeSize(request.dtype)));
-    this.#buffers = request.parts.map(({ input, output }, rank) => ({
-      input: engine.allocate(rank, bytes(input)),
-      output: engine.allocate(rank, bytes(output)),
-    }));
-    try {
-      this.#executable = engine.load({
-        programs: request.parts.map((_, rank) => programOf(layout, request, rank)),
-        buffers: this.#buffers.map(({ input, output }) => Int32Array.of(input, output)),
-        inputBytes: 0,
-        outputBytes: 0,
-      });
-    } catch (error) {
-      this.#free();
-      throw error;
-    }
+    this.#executable = engine.load({
+      programs: request.parts.map((_, rank) => programOf(layout, request, rank)),
+      buffers: buffers.map(({ input, output }) => Int32Array.of(input, output)),
+      inputBytes: 0,
+      outputBytes: 0,
+    });
   }
 
-  /** Gives a device what it brings, in turn with the runs. */
-  async write(rank: number, values: StorageArray): Promise<void> {
-    if (values.length > 0) await this.#engine.writeQueued(this.#buffers[rank]!.input, values);
-  }
-
-  async run(): Promise<void> {
+  /** Resolves with the seconds of the run by the devices' clock. */
+  async run(): Promise<number> {
     await this.#executable.run();
-  }
-
-  /** What a device got. */
-  async read(rank: number): Promise<StorageArray> {
-    const { dtype, parts } = this.request;
-    const { output } = parts[rank]!;
-    const bytes = await this.#engine.readQueued(this.#buffers[rank]!.output, output * dtypeSize(dtype));
-    return storageView(dtype, bytes.buffer, bytes.byteOffset, output);
-  }
-
-  #free(): void {
-    for (const { input, output } of this.#buffers) {
-      this.#engine.free(input);
-      this.#engine.free(output);
-    }
+    return this.#engine.stats().lastSeconds;
   }
 
   [Symbol.dispose](): void {
     this.#executable[Symbol.dispose]();
-    this.#free();
   }
 }

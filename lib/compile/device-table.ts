@@ -42,13 +42,13 @@ function ringCounts(entry: TableEntry & { kind: "ring" }, layout: MeshLayout, pl
   return Array.from({ length: ranks }, (_, r) => (r === peer ? stop - start : 0));
 }
 
-/** Size of each rank's part of a dim, over the ranks along `axes`, in group order. */
+/** What each rank's part of a dim comes to, over the ranks along `axes`, in group order. */
 function counts(entry: TableEntry & { kind: "counts" }, layout: MeshLayout, place: Place): number[] {
   const axis = entry.axes[0]!;
   const name = axisName(axis);
   return Array.from({ length: layout.size(name) }, (_, c) => {
     const at = { ...place, coordinates: { ...place.coordinates, [name]: c } };
     const { start, stop } = shardInterval(entry.size, [...entry.outer, axis], layout.sizes, at);
-    return stop - start;
+    return (stop - start) * (entry.each ?? 1);
   });
 }

@@ -8,7 +8,7 @@ import { sizeOf } from "../core/shape.ts";
 import type { Builder } from "../ir/builder.ts";
 import type { TensorType } from "../ir/graph.ts";
 import { defineKernel } from "../ir/kernel.ts";
-import type { LowerContext, View } from "../ir/lowering.ts";
+import type { LowerContext, TableEntry, View } from "../ir/lowering.ts";
 import { batchAxes } from "../ir/mesh.ts";
 import type { LocalBuilder, OpRecord } from "../ir/op.ts";
 import { typeText } from "../ir/print.ts";
@@ -72,8 +72,8 @@ export const expertExchangeKernel = defineKernel({
   doc: `Rows of x[m,w] go to the ranks of their experts, and back. counts i32 [ranks, e], alike on all ranks: how many rows of each
 expert a rank brings, below 0 counts as 0; rank r has as many experts as table[owners + r] says, in order. back 0: x holds
 this rank's rows expert after expert; y those of its own experts, expert after expert, in each the ranks' in order.
-back 1: x and y exchanged. Rows that do not fit fall away; rows of y behind the last one are zeros. At most \`most\` rows go
-from this rank to another one (back 1: come back): what a bounded exchange must have room for. Contiguous.`,
+back 1: x and y exchanged. Rows that do not fit fall away; rows of y behind the last one are zeros. At most table[most + r]
+rows go from rank r to another one (back 1: come back to it): what a bounded exchange has room for. Contiguous.`,
   inputs: ["x", "counts"],
   outputs: ["y"],
   attrs: { group: "table", owners: "int", back: "int", most: "int" },
@@ -411,12 +411,16 @@ const arrivals: OpRecord<{ readonly axes: readonly string[] }> = {
   },
 };
 
-/** Most rows that a rank may bring another: as many as the samples that it holds have room for there. */
-function mostRows(ctx: LowerContext<ExchangeParams>, back: boolean): number {
+/** Most rows that each rank may bring another: as many as the samples that it holds have room for there. */
+function mostRows(ctx: LowerContext<ExchangeParams>, back: boolean): TableEntry {
   const own = back ? ctx.output(0).dims : ctx.inputs[0]!.dims;
-  const [whole, there] = [ctx.globalInputs[0]!.shape, ctx.globalOutputs[0]!.shape];
-  const [tokens, [, t, k]] = back ? [there[1], whole] : [whole[1], there];
-  return own[0]! * (t === tokens ? own[1]! : 1) * k!;
+  const types = [ctx.globalInputs[0]!.shape, ctx.globalOutputs[0]!.shape];
+  const [brought, there] = back ? types.toReversed() : types;
+  const spec = (back ? ctx.outputSpecs : ctx.inputSpecs)[0]!;
+  const [, t, k] = there!;
+  const each = (t === brought![1] ? own[1]! : 1) * k!;
+  const outer = spec.dims[0]!.slice(0, -1);
+  return { kind: "counts", size: brought![0]!, axes: spec.dims[0]!.slice(-1), outer, each };
 }
 
 /** rows[b, t, k, w], counts[ranks, e] -> the rows of a rank's own experts; `back`: the rows that it brought. */
@@ -447,7 +451,7 @@ const exchange: OpRecord<ExchangeParams> = {
     const owners = { table: { kind: "counts", size: matrix.dims[1]!, axes, outer: [] } } as const;
     const group = { table: { kind: "group", axes } } as const;
     const operands = [flat(rows), ctx.contiguous(matrix)];
-    const most = mostRows(ctx, back);
+    const most = { table: mostRows(ctx, back) };
     ctx.emit("expert_exchange", operands, [flat(ctx.output(0))], [group, owners, Number(back), most]);
   },
 };

@@ -10,8 +10,8 @@ export interface CollectiveCall {
   /** Elements of the whole collective, alike on all ranks. */
   readonly count: number;
   readonly dtype: string;
-  /** Where counts are data: most rows that this rank brings any other, and how many it has room for. */
-  readonly rows?: { readonly most: number; readonly room: number } | undefined;
+  /** Where counts are data: the most rows that may come, and for how many this rank has room. */
+  readonly rows?: { readonly arriving: number; readonly room: number };
   /** Names it in errors: a module path. */
   readonly label: string;
 }
@@ -99,11 +99,11 @@ function compareLists(first: readonly CollectiveCall[], other: readonly Collecti
 
 /** Whatever the counts are, what the ranks bring finds room on each. */
 function proveRoom(calls: readonly CollectiveCall[], group: readonly number[]): void {
-  const most = calls.reduce((sum, { rows }) => sum + (rows?.most ?? 0), 0);
   calls.forEach((call, i) => {
-    if (call.rows === undefined || most <= call.rows.room) return;
-    const message = `rank ${group[i]} has room for ${call.rows.room} rows in ${textOf(call)}, but ${most} may come`;
-    refuse(message, { rank: group[i], label: call.label, room: call.rows.room, most });
+    if (call.rows === undefined || call.rows.arriving <= call.rows.room) return;
+    const { room, arriving } = call.rows;
+    const message = `rank ${group[i]} has room for ${room} rows in ${textOf(call)}, but ${arriving} may come`;
+    refuse(message, { rank: group[i], label: call.label, room, arriving });
   });
 }
 

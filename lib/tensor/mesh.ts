@@ -13,6 +13,7 @@ import { type PartitionSpec, axisName, toValueSpec } from "../ir/spec.ts";
 import { forwardOnly } from "../passes/schedules.ts";
 import { bestDevice, type DeviceKind, Engine } from "../runtime/engine.ts";
 import { PersistentStore } from "../runtime/persistent.ts";
+import { Device } from "./device.ts";
 import { Group } from "./group.ts";
 import { type Nested, Tensor, type TensorContext, flattenNested } from "./tensor.ts";
 import { SymBuilder, type SymNode, flatten, reachable } from "./trace.ts";
@@ -138,8 +139,14 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
     return this.full(shape, 1, dtype);
   }
 
+  /** One of the devices: its memory, and kernels on it. Throws MeshError for a number that is none of theirs. */
+  device(rank: number): Device {
+    return new Device(this, rank);
+  }
+
   /**
-   * The groups of devices along some axes: collectives on one plain array a device. Throws MeshError for unknown axes.
+   * The groups of devices along some axes: collectives on one array or buffer a device. Throws MeshError for unknown
+   * axes.
    */
   group(...axes: Axis[]): Group {
     return new Group(this, axes);

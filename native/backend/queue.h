@@ -42,6 +42,31 @@ struct BlockReduce {
   int64_t sourcePitch = 0, outputPitch = 0;  // elements from row to row
 };
 
+// One rank's part in the exchange of rows with the ranks of their experts (expert_exchange in opcodes.h), whose counts
+// lie on the device and may hold anything.
+struct RowExchange {
+  const int32_t* counts = nullptr;  // on the device: [ranks, experts]
+  std::byte* plan = nullptr;        // on the device: planBytes(), aligned to 8, for what planRows() finds
+  std::span<const int32_t> owners;  // how many experts each rank has, in order
+  int64_t experts = 0;
+  int me = 0;
+  bool back = false;
+  int64_t width = 0;  // bytes of a row
+
+  static int64_t planBytes(int64_t ranks, int64_t experts) { return (2 * ranks * experts + ranks + 1) * 8; }
+};
+// So many rows in a device's memory.
+struct Rows {
+  std::byte* data = nullptr;
+  int64_t count = 0;
+};
+// Where a rank's rows come from: all that the other rank has, or, `packed`, only what it has for this one.
+struct RowSource {
+  const std::byte* data = nullptr;
+  int64_t count = 0;
+  bool packed = false;
+};
+
 // A recorded part of the compute stream, to be started as a whole.
 struct Recording {
   virtual ~Recording() = default;
@@ -82,6 +107,16 @@ class DeviceQueue {
 
   virtual void copy(Stream stream, std::span<const BlockCopy> blocks) = 0;
   virtual void reduce(Stream stream, const BlockReduce& blocks) = 0;
+  // Finds where each rank's rows begin, for the other two.
+  virtual void planRows(Stream stream, const RowExchange& exchange) = 0;
+  // Slot r, with room for so many, gets this rank's rows for rank r, in their order (none where it is null); what lies
+  // behind them stays.
+  virtual void packRows(Stream stream, const RowExchange& exchange, const Rows& own, std::span<std::byte* const> slots,
+                        int64_t room) = 0;
+  // `to` gets the rows for this rank, in their order, zeros in place of those that their source has no room for, and
+  // zeros behind the last.
+  virtual void takeRows(Stream stream, const RowExchange& exchange, std::span<const RowSource> sources,
+                        const Rows& to) = 0;
 
   // What is queued on the compute stream between the two is recorded, not run; null when that failed.
   virtual void beginRecording() = 0;

@@ -96,7 +96,31 @@ BlockCopy exchanged(const Collective& theirs, const Collective& mine, int r, int
   return block;
 }
 
+// Each rank's rows from all ranks' memory.
+void expertExchange(DeviceQueue& queue, std::span<const Collective> calls) {
+  std::vector<RowSource> sources;
+  for (const Collective& call : calls) sources.push_back(RowSource{call.in, call.x->dims[0], false});
+  for (size_t me = 0; me < calls.size(); ++me) {
+    const Collective& mine = calls[me];
+    const RowExchange exchange = rowExchange(mine, static_cast<int>(me), mine.scratch);
+    queue.planRows(Stream::communication, exchange);
+    queue.takeRows(Stream::communication, exchange, sources, Rows{mine.out, mine.y->dims[0]});
+  }
+}
+
 }  // namespace
+
+RowExchange rowExchange(const Collective& call, int me, std::byte* plan) {
+  RowExchange exchange;
+  exchange.counts = call.rows;
+  exchange.plan = plan;
+  exchange.owners = std::span(call.owners, static_cast<size_t>(call.ranks));
+  exchange.experts = call.experts;
+  exchange.me = me;
+  exchange.back = call.back;
+  exchange.width = call.x->dims[1] * dtypeSize(call.x->dtype);
+  return exchange;
+}
 
 int64_t dimProduct(const View& view, int begin, int end) {
   int64_t n = 1;
@@ -132,6 +156,8 @@ void queueCollective(DeviceQueue& queue, std::span<const Collective> calls) {
       return allReduce(queue, calls);
     case Op::reduce_scatter:
       return reduceScatter(queue, calls);
+    case Op::expert_exchange:
+      return expertExchange(queue, calls);
     case Op::all_gather:
       allGather(calls, blocks);
       break;

@@ -36,6 +36,8 @@ struct Collective {
   const int32_t* rows = nullptr;         // expert_exchange: [ranks, experts], which may hold anything
   const int32_t* owners = nullptr;       // expert_exchange: how many experts each rank has
   int64_t experts = 0;                   // expert_exchange
+  int ranks = 0;                         // expert_exchange: of the group
+  int64_t most = 0;                      // expert_exchange: no rank has more rows for any other
   bool back = false;                     // expert_exchange
   std::byte* scratch = nullptr;          // what the communicator's scratchBytes() asked for
 };
@@ -77,8 +79,6 @@ class Communicator {
 
   // One exchange of one or more tensors (a bucket): all calls have one op, and every rank brings as many, in one order.
   virtual Status run(int rank, CommunicatorGroup& group, std::span<const Collective> calls, Pool& pool) = 0;
-  // Whether it has this op at all.
-  virtual bool takes(Op /*op*/) const { return true; }
   // Bytes of scratch a call needs, which Collective::scratch then points to.
   virtual int64_t scratchBytes(const Collective& /*call*/) const { return 0; }
 

@@ -86,6 +86,7 @@ class Sequence {
 
   // Packs what is not contiguous. Then, inside of a group, exchange(); then, behind it, after().
   void before() {
+    if (call_.op == Op::expert_exchange) return packRows();
     const View &x = *call_.x, &y = *call_.y;
     sent_ = call_.in;
     received_ = call_.out;
@@ -117,16 +118,24 @@ class Sequence {
         return nccl_.reduceScatter(sent_, call_.out, static_cast<size_t>(leaving_.sizes[0]), type_, op, comm_, stream_);
       case Op::all_to_all:
         return allToAll();
+      case Op::expert_exchange:
+        return exchangeRows();
       default:
         return nccl_.broadcast(call_.in, call_.out, count(call_.y), type_, call_.root, comm_, stream_);
     }
   }
 
   void after() {
+    if (call_.op == Op::expert_exchange) return takeRows();
     if (received_ != call_.out) unpack(*call_.y);
   }
 
   static int64_t rounded(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+  // What an exchange with experts needs: the plan, and a slot for each rank that rows go to and come from.
+  static int64_t exchangeBytes(const Collective& call) {
+    return rounded(RowExchange::planBytes(call.ranks, call.experts)) + 2 * call.ranks * slotBytes(call);
+  }
 
  private:
   static size_t count(const View* view) { return static_cast<size_t>(view->count()); }
@@ -145,6 +154,48 @@ class Sequence {
       begin += parts.sizes.back();
     }
     return parts;
+  }
+
+  static int64_t slotBytes(const Collective& call) {
+    return rounded(call.most * call.x->dims[1] * dtypeSize(call.x->dtype));
+  }
+
+  // How many rows go where is known to the devices alone, so as many as could ever be travel between any two ranks: the
+  // host need not wait for counts. A rank's own rows stay.
+  void packRows() {
+    exchange_ = rowExchange(call_, me_, call_.scratch);
+    leavingSlots_.assign(ranks_, nullptr);
+    arrivingSlots_.assign(ranks_, nullptr);
+    std::byte* at = call_.scratch + rounded(RowExchange::planBytes(call_.ranks, call_.experts));
+    for (size_t r = 0; r < ranks_; ++r, at += 2 * slotBytes(call_)) {
+      if (static_cast<int>(r) == me_) continue;
+      leavingSlots_[r] = at;
+      arrivingSlots_[r] = at + slotBytes(call_);
+    }
+    queue_.planRows(Stream::communication, exchange_);
+    const Rows own{const_cast<std::byte*>(call_.in), call_.x->dims[0]};
+    queue_.packRows(Stream::communication, exchange_, own, leavingSlots_, call_.most);
+  }
+
+  int exchangeRows() {
+    const auto elements = static_cast<size_t>(call_.most * call_.x->dims[1]);
+    int result = cuda::abi::kNcclSuccess;
+    for (size_t r = 0; r < ranks_ && elements > 0 && started(result); ++r) {
+      if (leavingSlots_[r] == nullptr) continue;
+      const auto peer = static_cast<int>(r);
+      result = nccl_.send(leavingSlots_[r], elements, type_, peer, comm_, stream_);
+      if (started(result)) result = nccl_.recv(arrivingSlots_[r], elements, type_, peer, comm_, stream_);
+    }
+    return result;
+  }
+
+  void takeRows() {
+    std::vector<RowSource> sources;
+    for (const std::byte* slot : arrivingSlots_) {
+      sources.push_back(slot != nullptr ? RowSource{slot, call_.most, true}
+                                        : RowSource{call_.in, call_.x->dims[0], false});
+    }
+    queue_.takeRows(Stream::communication, exchange_, sources, Rows{call_.out, call_.y->dims[0]});
   }
 
   // The dim along which what arrives is joined, and the ranks' sizes along it.
@@ -225,6 +276,8 @@ class Sequence {
   std::byte* received_ = nullptr;    // the parts that arrive, likewise
   Parts leaving_, arriving_;
   std::vector<BlockCopy> blocks_;
+  RowExchange exchange_;
+  std::vector<std::byte*> leavingSlots_, arrivingSlots_;  // by rank; null for this one
 };
 
 class NcclCommunicator final : public Communicator {
@@ -284,7 +337,8 @@ class NcclCommunicator final : public Communicator {
     return use(rank, group.members[static_cast<size_t>(me)], what, [&](NcclComm comm) {
       std::vector<Sequence> sequences;
       for (const Collective& call : calls) {
-        if (call.x->count() == 0 && call.y->count() == 0) continue;
+        // With nothing to bring and no room a rank still takes part in what is alike for all.
+        if (call.op != Op::expert_exchange && call.x->count() == 0 && call.y->count() == 0) continue;
         sequences.emplace_back(nccl_, queueOf(rank), call, me, static_cast<int>(group.ranks.size()), comm);
       }
       for (Sequence& sequence : sequences) sequence.before();
@@ -301,9 +355,6 @@ class NcclCommunicator final : public Communicator {
     });
   }
 
-  // The counts of an exchange with experts lie on the device.
-  bool takes(Op op) const override { return op != Op::expert_exchange; }
-
   int64_t scratchBytes(const Collective& call) const override {
     const int64_t x = Sequence::rounded(call.x->count() * dtypeSize(call.x->dtype));
     const int64_t y = Sequence::rounded(call.y->count() * dtypeSize(call.y->dtype));
@@ -314,6 +365,8 @@ class NcclCommunicator final : public Communicator {
         return dimProduct(*call.x, 0, call.dim) == 1 ? 0 : x;
       case Op::all_to_all:
         return (dimProduct(*call.x, 0, call.dim) == 1 ? 0 : x) + (dimProduct(*call.y, 0, call.joinDim) == 1 ? 0 : y);
+      case Op::expert_exchange:
+        return Sequence::exchangeBytes(call);
       default:
         return 0;
     }

@@ -30,8 +30,9 @@ class Queued final : public InProcess {
     return status;
   }
 
-  // The counts of an exchange with experts lie on the device.
-  bool takes(Op op) const override { return op != Op::expert_exchange; }
+  int64_t scratchBytes(const Collective& call) const override {
+    return call.op == Op::expert_exchange ? RowExchange::planBytes(call.ranks, call.experts) : 0;
+  }
 
  protected:
   Event posted(int rank) override { return queueOf(rank).record(Stream::communication); }

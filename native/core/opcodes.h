@@ -5,7 +5,7 @@
 namespace meshwork {
 
 // Compared with the number in every program's header.
-constexpr uint32_t kOpTableHash = 0x4b3ec9f0u;
+constexpr uint32_t kOpTableHash = 0x8f412908u;
 
 // clang-format off
 // elementwise(x*) -> (y*) {count:int, int*}
@@ -301,8 +301,8 @@ constexpr int32_t kOp_permute_rows = 32;
 // Rows of x[m,w] go to the ranks of their experts, and back. counts i32 [ranks, e], alike on all ranks: how many rows of each
 // expert a rank brings, below 0 counts as 0; rank r has as many experts as table[owners + r] says, in order. back 0: x holds
 // this rank's rows expert after expert; y those of its own experts, expert after expert, in each the ranks' in order.
-// back 1: x and y exchanged. Rows that do not fit fall away; rows of y behind the last one are zeros. At most `most` rows go
-// from this rank to another one (back 1: come back): what a bounded exchange must have room for. Contiguous.
+// back 1: x and y exchanged. Rows that do not fit fall away; rows of y behind the last one are zeros. At most table[most + r]
+// rows go from rank r to another one (back 1: come back to it): what a bounded exchange has room for. Contiguous.
 namespace attr::expert_exchange {
 constexpr int group = 0;
 constexpr int owners = 1;

@@ -349,10 +349,8 @@ Status Engine::load(std::span<const std::span<const int32_t>> programs,
     Status status = decodeProgram(programs[d], limits, *backend_, &executable->programs.emplace_back());
     if (!status.ok()) return Status(status.code(), "device " + std::to_string(d) + ": " + status.message());
   }
-  Status status = checkCollectives(*executable);
-  if (!status.ok()) return status;
   findScratch(*executable);
-  status = checkBinding(*executable, buffers);
+  Status status = checkBinding(*executable, buffers);
   if (status.ok()) status = growArenas(*executable);
   if (!status.ok()) return status;
   for (const auto& list : buffers) executable->bound.emplace_back(list.begin(), list.end());
@@ -379,28 +377,22 @@ Status Engine::freeExecutable(int32_t handle) {
   return executables_.remove(handle) ? Status() : stale("executable", handle);
 }
 
-Status Engine::checkCollectives(const Executable& executable) const {
-  for (const auto& program : executable.programs) {
-    for (const Instruction& next : program->instructions) {
-      if (next.kernel != nullptr || communicator_->takes(next.op)) continue;
-      return Status(Code::unsupported, std::string("the collectives of ") + backend_->name() + " devices have no " +
-                                           kOpInfo[static_cast<int>(next.op)].name);
-    }
-  }
-  return Status();
-}
-
 // What collectives need besides the programs' own memory lies behind it in the arenas.
 void Engine::findScratch(Executable& executable) const {
   for (const auto& program : executable.programs) {
     int64_t scratch = 0;
-    for (const Instruction& instruction : program->instructions) {
-      if (instruction.kernel != nullptr) continue;
-      int64_t bytes = 0;
-      for (int i = 0; i < instruction.outputs; ++i) {
-        bytes += communicator_->scratchBytes(collectiveShape(*program, instruction, i));
+    for (const Action& action : program->actions) {
+      if (action.kind != ActionKind::run) continue;
+      const Segment& segment = program->segments[static_cast<size_t>(action.index)];
+      for (int next = segment.begin; next < segment.end; ++next) {
+        const Instruction& instruction = program->instructions[static_cast<size_t>(next)];
+        if (instruction.kernel != nullptr) continue;
+        int64_t bytes = 0;
+        for (int i = 0; i < instruction.outputs; ++i) {
+          bytes += communicator_->scratchBytes(collectiveAt(*program, instruction, i, action.table));
+        }
+        scratch = std::max(scratch, bytes);
       }
-      scratch = std::max(scratch, bytes);
     }
     executable.arenaBytes.push_back(scratch == 0 ? program->arenaBytes : program->scratchBegin() + scratch);
   }

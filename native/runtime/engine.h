@@ -116,7 +116,6 @@ class Engine {
   Status findBuffer(int32_t handle, std::shared_ptr<Buffer>* buffer) const;
   Status checkRange(const Buffer& buffer, int64_t offset, int64_t bytes) const;
   Status checkBinding(const Executable& executable, std::span<const std::span<const int32_t>> buffers) const;
-  Status checkCollectives(const Executable& executable) const;
   void findScratch(Executable& executable) const;
   Status growArenas(const Executable& executable);
   void adoptArenas();

@@ -77,8 +77,6 @@ int64_t trafficOf(const Collective& call) {
 
 std::span<const Collective> Executor::collectivesOf(const Instruction& instruction, const Action& action) {
   const Program& program = *run_->program;
-  const int32_t* table = program.table.data() + action.table;
-  const int32_t* a = program.attrs.data() + instruction.attrs;
   const auto size = static_cast<int>(program.groups[groupIndex(instruction, action)].ranks.size());
   ++counters_.instructions[static_cast<size_t>(instruction.op)];
   Counters::Traffic& traffic = counters_.collectives[{static_cast<int>(instruction.op), size}];
@@ -88,36 +86,15 @@ std::span<const Collective> Executor::collectivesOf(const Instruction& instructi
   for (int i = 0; i < instruction.outputs; ++i) {
     const OperandRef& x = program.operands[static_cast<size_t>(instruction.operands + i)];
     const OperandRef& y = program.operands[static_cast<size_t>(instruction.operands + instruction.inputs + i)];
-    Collective& call = collectives_.emplace_back(collectiveShape(program, instruction, i));
+    Collective& call = collectives_.emplace_back(collectiveAt(program, instruction, i, action.table));
     call.label = program.labelOf(instruction);
     call.in = operand(x).data;
     call.out = operand(y).data;
     call.scratch = scratch;
     if (scratch != nullptr) scratch += communicator_.scratchBytes(call);
-    switch (instruction.op) {
-      case Op::all_gather:
-        call.counts = table + a[attr::all_gather::counts + 2 * i];
-        break;
-      case Op::reduce_scatter:
-        call.counts = table + a[attr::reduce_scatter::counts + 2 * i];
-        break;
-      case Op::all_to_all:
-        call.counts = table + a[attr::all_to_all::splitCounts];
-        call.joinCounts = table + a[attr::all_to_all::joinCounts];
-        break;
-      case Op::expert_exchange: {
-        const OperandRef& counts = program.operands[static_cast<size_t>(instruction.operands) + 1];
-        call.rows = reinterpret_cast<const int32_t*>(operand(counts).data);
-        call.experts = counts.view->dims[1];
-        call.owners = table + a[attr::expert_exchange::owners];
-        call.back = a[attr::expert_exchange::back] != 0;
-        break;
-      }
-      case Op::broadcast:
-        call.root = table[a[attr::broadcast::root]];
-        break;
-      default:
-        break;
+    if (instruction.op == Op::expert_exchange) {
+      const OperandRef& counts = program.operands[static_cast<size_t>(instruction.operands) + 1];
+      call.rows = reinterpret_cast<const int32_t*>(operand(counts).data);
     }
     traffic.bytes += trafficOf(call) * dtypeSize(x.view->dtype);
   }
@@ -147,8 +124,9 @@ std::unique_ptr<Executor> makeExecutor(int device, Backend& backend, Communicato
   return std::make_unique<HostExecutor>(device, backend, communicator, pool);
 }
 
-Collective collectiveShape(const Program& program, const Instruction& instruction, int tensor) {
+Collective collectiveAt(const Program& program, const Instruction& instruction, int tensor, int32_t base) {
   const int32_t* a = program.attrs.data() + instruction.attrs;
+  const int32_t* table = program.table.data() + base;
   Collective call;
   call.op = instruction.op;
   call.x = program.operands[static_cast<size_t>(instruction.operands + tensor)].view;
@@ -159,15 +137,32 @@ Collective collectiveShape(const Program& program, const Instruction& instructio
       break;
     case Op::all_gather:
       call.dim = a[attr::all_gather::dim + 2 * tensor];
+      call.counts = table + a[attr::all_gather::counts + 2 * tensor];
       break;
     case Op::reduce_scatter:
       call.reduction = static_cast<Reduction>(a[attr::reduce_scatter::kind]);
       call.dim = a[attr::reduce_scatter::dim + 2 * tensor];
+      call.counts = table + a[attr::reduce_scatter::counts + 2 * tensor];
       break;
     case Op::all_to_all:
       call.dim = a[attr::all_to_all::splitDim];
       call.joinDim = a[attr::all_to_all::joinDim];
+      call.counts = table + a[attr::all_to_all::splitCounts];
+      call.joinCounts = table + a[attr::all_to_all::joinCounts];
       break;
+    case Op::broadcast:
+      call.root = table[a[attr::broadcast::root]];
+      break;
+    case Op::expert_exchange: {
+      const View& counts = *program.operands[static_cast<size_t>(instruction.operands) + 1].view;
+      const int32_t* most = table + a[attr::expert_exchange::most];
+      call.ranks = static_cast<int>(counts.dims[0]);
+      call.experts = counts.dims[1];
+      call.owners = table + a[attr::expert_exchange::owners];
+      call.most = call.ranks == 0 ? 0 : *std::max_element(most, most + call.ranks);
+      call.back = a[attr::expert_exchange::back] != 0;
+      break;
+    }
     default:
       break;
   }

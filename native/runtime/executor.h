@@ -109,9 +109,9 @@ class Executor {
   std::vector<Collective> collectives_;  // of the running instruction: one a tensor
 };
 
-// What a collective instruction says by itself of the tensor with a number: op, views, dims and reduction, without
-// memory, table and label.
-Collective collectiveShape(const Program& program, const Instruction& instruction, int tensor);
+// What a collective instruction, run with the table from `table` on, says of the tensor with a number: all but memory
+// and label.
+Collective collectiveAt(const Program& program, const Instruction& instruction, int tensor, int32_t table);
 
 std::unique_ptr<Executor> makeExecutor(int device, Backend& backend, Communicator& communicator, Pool& pool);
 

@@ -239,15 +239,16 @@ class Verifier {
                 const View& y) const {
     const int32_t back = a[attr::expert_exchange::back];
     if (back != 0 && back != 1) return refuse("back is 0 or 1");
-    if (a[attr::expert_exchange::most] < 0) return refuse("most is negative");
     if (x.rank != 2 || x.dims[1] != y.dims[1]) return refuse("x and y are rows of one width");
     if (counts.dtype != DType::i32 || counts.rank != 2 || !counts.contiguous() ||
         counts.dims[0] != static_cast<int64_t>(group.ranks.size())) {
       return refuse("counts are i32 [ranks, experts], contiguous");
     }
-    int64_t experts = 0;
+    int64_t experts = 0, most = 0;
     Status status = total(group, base, a[attr::expert_exchange::owners], &experts);
+    if (status.ok()) status = total(group, base, a[attr::expert_exchange::most], &most);
     if (!status.ok()) return status;
+    if (most > (back != 0 ? x : y).dims[0]) return refuse("more rows may come than there is room for");
     return experts == counts.dims[1] ? Status() : refuse("the ranks' experts do not sum to the counts' dim");
   }
 

@@ -138,6 +138,8 @@ void expertExchange(const std::vector<std::vector<int32_t>>& beliefs, bool sound
     c.rows = beliefs[beliefs.size() == 1 ? 0 : static_cast<size_t>(r)].data();
     c.owners = owners;
     c.experts = 3;
+    c.ranks = ranks;
+    c.most = 6;
     c.back = home;
     return c;
   };

@@ -130,7 +130,8 @@ TEST(program_expert_exchange) {
   refusedInstruction(exchange(0, 5, 3, {0, 1, 0, 2}), "rows of one width");
   refusedInstruction(exchange(0, 0, 0, {0, 1, 0, 2}), "counts are i32");
   refusedInstruction(exchange(0, 5, 0, {0, 1, 2, 2}), "back is 0 or 1");
-  refusedInstruction(exchange(0, 5, 0, {0, 1, 0, -1}), "most is negative");
+  refusedInstruction(exchange(0, 5, 0, {0, 1, 0, -1}), "beyond the table");
+  refusedInstruction(exchange(0, 5, 0, {0, 1, 0, 1}), "more rows may come than there is room for");
   refusedInstruction(exchange(0, 5, 0, {0, 2, 0, 2}), "do not sum");
   refusedInstruction(exchange(0, 5, 0, {0, 8, 0, 2}), "beyond the table");
   refusedInstruction(exchange(0, 5, 0, {0, 1, 0}), "attribute words");

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "backend/cuda/blocks.h"
+#include "backend/cuda/exchanged_rows.h"
 
 namespace meshwork::cuda {
 namespace {
@@ -196,6 +197,16 @@ double Queue::seconds(Event from, Event to) {
 
 void Queue::copy(Stream stream, std::span<const BlockCopy> blocks) { copyBlocks(device_, streamOf(stream), blocks); }
 void Queue::reduce(Stream stream, const BlockReduce& blocks) { reduceBlocks(device_, streamOf(stream), blocks); }
+void Queue::planRows(Stream stream, const RowExchange& exchange) {
+  cuda::planRows(device_, streamOf(stream), exchange);
+}
+void Queue::packRows(Stream stream, const RowExchange& exchange, const Rows& own, std::span<std::byte* const> slots,
+                     int64_t room) {
+  cuda::packRows(device_, streamOf(stream), exchange, own, slots, room);
+}
+void Queue::takeRows(Stream stream, const RowExchange& exchange, std::span<const RowSource> sources, const Rows& to) {
+  cuda::takeRows(device_, streamOf(stream), exchange, sources, to);
+}
 
 void Queue::beginRecording() {
   // Thread-local: other ranks' threads go on allocating and queueing meanwhile.

@@ -34,6 +34,11 @@ class Queue final : public DeviceQueue {
   double seconds(Event from, Event to) override;
   void copy(Stream stream, std::span<const BlockCopy> blocks) override;
   void reduce(Stream stream, const BlockReduce& blocks) override;
+  void planRows(Stream stream, const RowExchange& exchange) override;
+  void packRows(Stream stream, const RowExchange& exchange, const Rows& own, std::span<std::byte* const> slots,
+                int64_t room) override;
+  void takeRows(Stream stream, const RowExchange& exchange, std::span<const RowSource> sources,
+                const Rows& to) override;
   void beginRecording() override;
   std::unique_ptr<Recording> endRecording() override;
   void replay(Recording& recording) override;

@@ -1,5 +1,7 @@
 // The NCCL communicator on the emulated CUDA backend and the stand-in for NCCL: values of every collective, with uneven
 // counts and any dim; and that a wrong order, count or type, a missing rank and an abort are told, by name, in time.
+#include <algorithm>
+#include <climits>
 #include <thread>
 
 #include "test/cuda_emulator/cuda_engine.h"
@@ -119,6 +121,106 @@ TEST(nccl_all_to_all_agrees) {
     }
     checkCase({"exchange", Op::all_to_all, x, y, {splitDim, joinDim, 1, 4}, tables});
   }
+}
+
+// Rows to their experts and back: three ranks, of which the second has no expert.
+const Words kOwners = {2, 0, 1};
+constexpr int64_t kOwn = 6, kRoom = 18;
+
+Words exchangeProgram(int rank) {
+  ProgramSource p;
+  p.arenaBytes = 4 * kBlock;
+  p.labels = {"experts"};
+  p.groups = {{0, 1, 2}};
+  p.table = {0};
+  append(p.table, kOwners);
+  append(p.table, {6, 6, 6});
+  const int32_t own = p.view(DType::f32, {kOwn, 2}), counts = p.view(DType::i32, {3, 3});
+  const int32_t there = p.view(DType::f32, {kRoom, 2});
+  const auto at = [](int block, int32_t view) { return Ref{0, static_cast<int32_t>(block * kBlock / 64), view}; };
+  p.segment({instruction(Op::expert_exchange, {at(0, own), at(1, counts)}, {at(2, there)}, {0, 1, 0, 4}, 0),
+             instruction(Op::expert_exchange, {at(2, there), at(1, counts)}, {at(3, own)}, {0, 1, 1, 4}, 0)});
+  p.feed(2 * kBlock * rank, 0, 2 * kBlock);
+  p.run(0);
+  p.fetch(0, 2 * kBlock / 64, 2 * kBlock * rank, 2 * kBlock);
+  return p.words();
+}
+
+constexpr size_t kFloats = kBlock / 4;  // of a block
+
+// Rank r's row i is [100 r + i, -(100 r + i)]; every rank believes `counts`.
+std::vector<float> exchanged(const std::vector<std::vector<int32_t>>& counts, const char* collectives) {
+  Fixture f(3, 3, 20000, collectives);
+  std::vector<float> input(3 * 2 * kFloats);
+  for (size_t r = 0; r < 3; ++r) {
+    float* const block = input.data() + r * 2 * kFloats;
+    for (size_t i = 0; i < kOwn; ++i) {
+      block[2 * i] = static_cast<float>(100 * r + i);
+      block[2 * i + 1] = -block[2 * i];
+    }
+    std::memcpy(block + kFloats, counts[counts.size() == 1 ? 0 : r].data(), 9 * sizeof(int32_t));
+  }
+  const int32_t executable =
+      f.load({exchangeProgram(0), exchangeProgram(1), exchangeProgram(2)}, 6 * kBlock, 6 * kBlock);
+  const Outcome outcome = f.run(executable, input);
+  CHECK_EQ(outcome.status.message(), std::string());
+  return outcome.output;
+}
+
+// What an exchange makes of counts that are true, row by row.
+void checkExchanged(const std::vector<int32_t>& counts, const std::vector<float>& output) {
+  CHECK_EQ(output.size(), 3 * 2 * kFloats);
+  const auto rows = [&](size_t r, size_t e) { return static_cast<size_t>(counts[3 * r + e]); };
+  size_t expert = 0;
+  for (size_t me = 0; me < 3 && !output.empty(); ++me) {
+    std::vector<float> expected;
+    for (int32_t i = 0; i < kOwners[me]; ++i, ++expert) {
+      for (size_t r = 0; r < 3; ++r) {
+        size_t row = 0;
+        for (size_t e = 0; e < expert; ++e) row += rows(r, e);
+        for (size_t j = 0; j < rows(r, expert); ++j) expected.push_back(static_cast<float>(100 * r + row + j));
+      }
+    }
+    expected.resize(kRoom);
+    const float* const there = output.data() + me * 2 * kFloats;
+    for (size_t i = 0; i < kRoom; ++i) {
+      CHECK_EQ(there[2 * i], expected[i]);
+      CHECK_EQ(there[2 * i + 1], -expected[i]);
+    }
+    const size_t brought = rows(me, 0) + rows(me, 1) + rows(me, 2);
+    for (size_t i = 0; i < kOwn; ++i) {
+      CHECK_EQ(there[kFloats + 2 * i], i < brought ? static_cast<float>(100 * me + i) : 0.0f);
+    }
+  }
+}
+
+TEST(nccl_expert_exchange) {
+  const std::vector<std::vector<int32_t>> all = {{2, 1, 3, 0, 0, 6, 1, 4, 0},
+                                                 {0, 0, 0, 6, 0, 0, 5, 0, 1},
+                                                 {0, 6, 0, 0, 6, 0, 0, 6, 0},
+                                                 {0, 0, 0, 0, 0, 0, 0, 0, 0}};
+  for (const char* collectives : {"in-process", "nccl"}) {
+    for (const std::vector<int32_t>& counts : all) checkExchanged(counts, exchanged({counts}, collectives));
+    // Whatever the counts are, nothing outside of the operands is touched, and all come to an end.
+    constexpr int32_t most = INT32_MAX, least = INT32_MIN;
+    exchanged({{most, least, 3, most, most, most, -1, -1, -1}}, collectives);
+    exchanged({{9, 9, 9, 9, 9, 9, 9, 9, 9}, {0, 0, 0, 0, 0, 0, 0, 0, 0}, {-9, most, 5, 7, most, 2, 1, 1, 1}},
+              collectives);
+  }
+}
+
+TEST(nccl_more_rows_than_room_are_refused) {
+  Fixture f(3, 3, 20000, "nccl");
+  std::vector<Words> programs = {exchangeProgram(0), exchangeProgram(1), exchangeProgram(2)};
+  Words table = kOwners;
+  append(table, {6, 6, 6});
+  const auto found = std::search(programs[1].begin(), programs[1].end(), table.begin(), table.end());
+  found[3] = 7;  // the first rank's bound
+  std::vector<std::vector<int32_t>> none(3);
+  std::vector<std::span<const int32_t>> words(programs.begin(), programs.end()), bound(none.begin(), none.end());
+  int32_t executable = 0;
+  const Status status = f.engine->load(words, bound, 6 * kBlock, 6 * kBlock, &executable);
+  CHECK(status.message().find("more rows may come than there is room for") != std::string::npos);
 }
 
 // Two ranks with one collective each, which do not fit together.
