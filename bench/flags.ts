@@ -23,6 +23,7 @@ export const everything: Selection = {
   ranks: undefined,
 };
 
+/** How to write them. */
 export const flagsHelp = `--ops a,b --types f32,bf16 --sizes 64K,16M --ranks 2,4 --device cpu|cuda (kernels and collectives)`;
 
 /** Splits a command line into the parts asked for and what to measure of them. Throws Error for what it does not know. */
@@ -42,7 +43,7 @@ export function parseCommand(args: readonly string[]): { parts: string[]; select
     ops: list("ops"),
     types: list("types")?.map(typeOf),
     sizes: list("sizes")?.map(bytesOf),
-    ranks: list("ranks")?.map((word) => bytesOf(word)),
+    ranks: list("ranks")?.map(bytesOf),
   };
   return { parts: positionals, selection };
 }

@@ -1,6 +1,6 @@
 // Single kernels as programs of one instruction: time, arithmetic, memory traffic, and a look at what they give.
 import { type DType, dtypeSize, fromStorage, toStorage } from "../lib/core/dtype.ts";
-import { type Device, Mesh } from "../lib/index.ts";
+import { type Device, type KernelOperand, Mesh } from "../lib/index.ts";
 import { chosen, everything, type Selection } from "./flags.ts";
 import { caseNames, type KernelCase, kernelCase, type OperandShape } from "./kernel-cases.ts";
 import { repeat } from "./measure.ts";
@@ -16,7 +16,7 @@ function elements(shape: readonly number[]): number {
   return shape.reduce((a, b) => a * b, 1);
 }
 
-async function operandOn(device: Device, operand: OperandShape, dtype: DType) {
+async function operandOn(device: Device, operand: OperandShape, dtype: DType): Promise<KernelOperand> {
   const type = operand.dtype ?? dtype;
   const length = elements(operand.shape);
   const buffer = device.allocate(type, length);
@@ -43,9 +43,9 @@ function wrongOf(got: readonly number[], own: KernelCase, dtype: DType): number 
 }
 
 async function measure(device: Device, own: KernelCase, dtype: DType): Promise<Row> {
-  const inputs = [];
+  const inputs: KernelOperand[] = [];
   for (const operand of own.inputs) inputs.push(await operandOn(device, operand, dtype));
-  const outputs = [];
+  const outputs: KernelOperand[] = [];
   for (const operand of own.outputs) {
     const { inPlace } = operand;
     outputs.push(inPlace === undefined ? await operandOn(device, operand, dtype) : inputs[inPlace]!);

@@ -1,9 +1,10 @@
-// The benchmarks: npm run bench [-- ops collectives steps compiling growth overhead timer schedules checkpoints] prints tables
-// and writes them to results/.
+// The benchmarks: npm run bench [-- kernels collectives steps compiling growth overhead timer schedules checkpoints]
+// prints tables and writes them to results/; kernels and collectives take flags.
 import { benchCheckpoints } from "./checkpoints.ts";
 import { benchCollectives } from "./collectives.ts";
 import { benchCompiling, benchGrowth } from "./compiling.ts";
-import { benchOps } from "./ops.ts";
+import { flagsHelp, parseCommand, type Selection } from "./flags.ts";
+import { benchKernels } from "./kernels.ts";
 import { benchOverhead } from "./overhead.ts";
 import { machine, save, type Table, tableText } from "./report.ts";
 import { benchSchedules } from "./schedules.ts";
@@ -12,7 +13,7 @@ import { benchTimer } from "./timer.ts";
 
 /** A part of the benchmarks, and how its figure stands against the aim. */
 interface Part {
-  run(): Promise<{ table: Table; aim?: string }>;
+  run(asked: Selection): Promise<{ table: Table; aim?: string }>;
 }
 
 function verdict(met: boolean): string {
@@ -56,7 +57,7 @@ const parts: Readonly<Record<string, Part>> = {
       return { table, aim: `a save's stall over the copy's own time: ${ratio}, aim 1.5: ${verdict(ratio <= 1.5)}` };
     },
   },
-  ops: { run: async () => ({ table: await benchOps() }) },
+  kernels: { run: async (asked) => ({ table: await benchKernels(asked) }) },
   schedules: {
     async run() {
       const { table, worst } = await benchSchedules();
@@ -67,7 +68,7 @@ const parts: Readonly<Record<string, Part>> = {
       };
     },
   },
-  collectives: { run: async () => ({ table: await benchCollectives() }) },
+  collectives: { run: async (asked) => ({ table: await benchCollectives(asked) }) },
   steps: {
     async run() {
       const { table, ratio } = await benchSteps();
@@ -80,7 +81,18 @@ const parts: Readonly<Record<string, Part>> = {
   },
 };
 
-const wanted = process.argv.slice(2);
+function commandOf(args: readonly string[]): { wanted: readonly string[]; selection: Selection } {
+  try {
+    const { parts: wanted, selection } = parseCommand(args);
+    return { wanted, selection };
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    console.error(`${error.message}\n${flagsHelp}`);
+    process.exit(2);
+  }
+}
+
+const { wanted, selection } = commandOf(process.argv.slice(2));
 const unknown = wanted.filter((name) => !Object.hasOwn(parts, name));
 if (unknown.length > 0) {
   console.error(`no part is named ${unknown.join(", ")}; there are ${Object.keys(parts).join(", ")}`);
@@ -98,7 +110,7 @@ const tables: Table[] = [];
 const aims: string[] = [];
 for (const [name, part] of Object.entries(parts)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue;
-  const { table, aim } = await part.run();
+  const { table, aim } = await part.run(selection);
   tables.push(table);
   if (aim !== undefined) aims.push(aim);
   console.log(tableText(table));

@@ -2,7 +2,18 @@
 
 // Devices and tensors
 export { Mesh, type MeshOptions, type TensorOptions } from "./tensor/mesh.ts";
-export { type DeviceArray, Group } from "./tensor/group.ts";
+export {
+  Collective,
+  type CollectiveName,
+  type CollectiveOperand,
+  type CollectiveOptions,
+  type DeviceArray,
+  Group,
+} from "./tensor/group.ts";
+export { Device } from "./tensor/device.ts";
+export { Buffer } from "./tensor/buffer.ts";
+export { Kernel, type KernelOperand, type KernelOptions } from "./tensor/kernel.ts";
+export type { KernelName } from "./ops/kernels.ts";
 export { type Nested, type Operand, Tensor, type TensorContext } from "./tensor/tensor.ts";
 export { type Initial, Parameter, type ParameterOptions } from "./tensor/parameter.ts";
 export type { DType, StorageArray } from "./core/dtype.ts";

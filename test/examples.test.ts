@@ -35,6 +35,14 @@ const expected: Readonly<Record<string, (lines: readonly string[]) => void>> = {
       "compiled: [ 6, 3 ] 276 programs: 1",
     ]);
   },
+  buffers(lines) {
+    assert.deepEqual(lines, [
+      "summed on every device: 6 10 14 18 22 26",
+      "the parts' lengths: 2 2 1 1",
+      "gathered on device 1: 6 10 14 18 22 26",
+      "softmax: 0.000 0.018 0.982 0.000 0.018 0.982 true",
+    ]);
+  },
   collectives(lines) {
     assert.deepEqual(lines, [
       "each device brings       [0 10 20 30]  [1 11 21 31]  [2 12 22 32]  [3 13 23 33]",

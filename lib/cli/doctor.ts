@@ -143,7 +143,7 @@ function gib(bytes: number): string {
 }
 
 function print(diagnosis: Diagnosis, out: Output): void {
-  const { machine, gpus, findings, works } = diagnosis;
+  const { machine, gpus, findings } = diagnosis;
   const limit = machine.limitBytes === undefined ? "" : `, limited to ${gib(machine.limitBytes)}`;
   const facts: Finding[] = [
     { name: "meshwork", ok: undefined, detail: diagnosis.meshwork },
@@ -157,12 +157,13 @@ function print(diagnosis: Diagnosis, out: Output): void {
     out.write(`${mark}${name.padEnd(20)} ${detail}\n${fix === undefined ? "" : `${" ".repeat(24)}to mend: ${fix}\n`}`);
   }
   if (gpus.links !== "") out.write(`\n${gpus.links}\n`);
-  out.write(`\n${verdict(works)}\n`);
+  out.write(`\n${verdict(diagnosis)}\n`);
 }
 
-function verdict(works: Diagnosis["works"]): string {
+function verdict({ works, gpus }: Diagnosis): string {
   if (!works.cpu) return "Nothing works yet: mend Node.js and the native addon first.";
-  const cuda = works.cuda ? "CUDA devices can be used." : "CUDA devices cannot be used.";
+  const why = gpus.present ? "" : ": this machine has no NVIDIA GPU";
+  const cuda = works.cuda ? "CUDA devices can be used." : `CUDA devices cannot be used${why}.`;
   const mpi = works.mpi
     ? "Several processes can be launched with MPI."
     : "Without MPI, one process drives all devices.";

@@ -105,6 +105,8 @@ class DeviceQueue {
   // From one reached timed event to another.
   virtual double seconds(Event from, Event to) = 0;
 
+  // Between any two devices of the backend, in reach or not.
+  virtual void move(Stream stream, std::byte* to, const std::byte* from, int64_t bytes) = 0;
   virtual void copy(Stream stream, std::span<const BlockCopy> blocks) = 0;
   virtual void reduce(Stream stream, const BlockReduce& blocks) = 0;
   // Finds where each rank's rows begin, for the other two.

@@ -84,9 +84,6 @@ class Communicator {
 
   // Messages match by (sender, receiver, tag) in posting order. The data of a posted message is read until received
   // says so. `number` counts this rank's posts since reset(), from 0.
-  // Those of one transfer come between beginTransfer() and endTransfer().
-  virtual void beginTransfer(int /*rank*/) {}
-  virtual Status endTransfer(int /*rank*/) { return Status(); }
   virtual void post(int rank, const Message& message) = 0;
   virtual Status receive(int rank, const Message& message, Pool& pool) = 0;
   virtual Status waitReceived(int rank, int number, const char* label) = 0;

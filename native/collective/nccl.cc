@@ -12,6 +12,7 @@
 #include "backend/cuda/abi/nccl.h"
 #include "collective/blocks.h"
 #include "collective/move.h"
+#include "collective/queued.h"
 
 namespace meshwork {
 namespace {
@@ -283,11 +284,11 @@ class Sequence {
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(const CommunicatorOptions& options, std::vector<DeviceQueue*> queues, const Nccl& nccl)
-      : options_(options), queues_(std::move(queues)), nccl_(nccl), states_(queues_.size()) {
-    std::vector<int32_t> all;
-    for (int rank = 0; rank < options.ranks; ++rank) all.push_back(rank);
-    world_ = static_cast<NcclGroup*>(group(all));  // of messages, too
-  }
+      : options_(options),
+        queues_(std::move(queues)),
+        nccl_(nccl),
+        messages_(openQueued(options, queues_)),
+        states_(queues_.size()) {}
 
   ~NcclCommunicator() override {
     if (closing_.joinable()) closing_.join();
@@ -372,44 +373,15 @@ class NcclCommunicator final : public Communicator {
     }
   }
 
-  // All messages of a transfer are one NCCL group, so that opposing ones pass each other. NCCL matches them by their
-  // order between two ranks; tags are not sent.
-  void beginTransfer(int rank) override {
-    RankState& state = stateOf(rank);
-    state.held = std::unique_lock(memberOf(rank).mutex);
-    state.result = nccl_.groupStart();
+  // Messages between stages are copied from GPU to GPU: NCCL's would hold the stream of a sender until they are
+  // received, while schedules are proven for sends that wait for nothing.
+  void post(int rank, const Message& message) override { messages_->post(rank, message); }
+  Status receive(int rank, const Message& message, Pool& pool) override {
+    return known(messages_->receive(rank, message, pool));
   }
-  void post(int rank, const Message& message) override {
-    NcclComm comm = memberOf(rank).comm;
-    int& result = stateOf(rank).result;
-    if (comm == nullptr || result != 0 || message.bytes == 0) return;
-    result = nccl_.send(message.data, static_cast<size_t>(message.bytes), cuda::abi::kNcclUint8, message.peer, comm,
-                        queueOf(rank).native(Stream::communication));
+  Status waitReceived(int rank, int number, const char* label) override {
+    return known(messages_->waitReceived(rank, number, label));
   }
-  Status receive(int rank, const Message& message, Pool&) override {
-    NcclComm comm = memberOf(rank).comm;
-    int& result = stateOf(rank).result;
-    if (comm == nullptr || result != 0 || message.bytes == 0) return Status();
-    result = nccl_.recv(message.data, static_cast<size_t>(message.bytes), cuda::abi::kNcclUint8, message.peer, comm,
-                        queueOf(rank).native(Stream::communication));
-    return Status();
-  }
-  Status endTransfer(int rank) override {
-    RankState& state = stateOf(rank);
-    const int end = nccl_.groupEnd();
-    const int result = state.result != 0 ? state.result : end;
-    Member& member = memberOf(rank);
-    Status status;
-    if (member.comm == nullptr) {
-      status = aborted();
-    } else {
-      status = settled(rank, member.comm, result, [] { return std::string("a transfer between stages"); });
-    }
-    state.held.unlock();
-    return status;
-  }
-  // On the communication stream a message is over where the next call begins.
-  Status waitReceived(int, int, const char*) override { return Status(); }
 
   Status poll(int rank) override {
     if (failed()) return Status();
@@ -435,7 +407,7 @@ class NcclCommunicator final : public Communicator {
     return Status();
   }
 
-  void progress(int, const char*) override {}  // the device says it: see QueueExecutor::drain
+  void progress(int rank, const char* label) override { messages_->progress(rank, label); }
 
   void fail(const Status& status) override {
     {
@@ -444,6 +416,7 @@ class NcclCommunicator final : public Communicator {
       failure_ = status;
       failed_.store(true);
     }
+    messages_->fail(status);
     closing_ = std::thread([this] { closeAll(nccl_.commAbort); });
   }
   bool failed() const override { return failed_.load(); }
@@ -453,7 +426,8 @@ class NcclCommunicator final : public Communicator {
   }
 
   Status reset() override {
-    if (!failed_.load()) return Status();
+    Status left = messages_->reset();
+    if (!failed_.load()) return left;
     if (closing_.joinable()) closing_.join();
     const std::lock_guard lock(failureMutex_);
     if (failure_.code() != Code::aborted || !closed_) return Status();  // dead: it stays failed
@@ -468,15 +442,18 @@ class NcclCommunicator final : public Communicator {
   struct RankState {
     std::atomic<const char*> label{""};  // of its last collective, and
     std::atomic<Op> op{Op::all_reduce};
-    std::unique_lock<std::timed_mutex> held;  // of a transfer: on its communicator
-    int result = 0;                           // of a transfer: the first error
   };
 
   static Status aborted() { return Status(Code::aborted, "the run was aborted"); }
 
+  // What failed among messages ends collectives too, with the first cause.
+  Status known(const Status& status) {
+    if (!status.ok()) fail(messages_->failure());
+    return status;
+  }
+
   RankState& stateOf(int rank) { return states_[static_cast<size_t>(rank)]; }
   DeviceQueue& queueOf(int rank) const { return *queues_[static_cast<size_t>(rank)]; }
-  Member& memberOf(int rank) const { return world_->members[static_cast<size_t>(rank)]; }
 
   void newId(NcclGroup& group) const {
     group.problem = Status();
@@ -564,10 +541,10 @@ class NcclCommunicator final : public Communicator {
   const CommunicatorOptions options_;
   const std::vector<DeviceQueue*> queues_;
   const Nccl& nccl_;
+  const std::unique_ptr<Communicator> messages_;
   mutable std::mutex groupsMutex_;
   std::map<std::vector<int32_t>, NcclGroup*> byRanks_;
   std::vector<std::unique_ptr<NcclGroup>> groups_;  // in the order in which they were asked for
-  NcclGroup* world_ = nullptr;
   std::vector<RankState> states_;
   mutable std::mutex failureMutex_;
   Status failure_;

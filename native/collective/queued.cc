@@ -40,11 +40,7 @@ class Queued final : public InProcess {
   Event deliver(int rank, const Message& message, const std::byte* data, Event ready, Pool&) override {
     DeviceQueue& queue = queueOf(rank);
     queue.wait(Stream::communication, ready);
-    BlockCopy block;
-    block.to = message.data;
-    block.from = data;
-    block.bytes = message.bytes;
-    if (!block.empty()) queue.copy(Stream::communication, std::span(&block, 1));
+    queue.move(Stream::communication, message.data, data, message.bytes);
     return queue.record(Stream::communication);
   }
 

@@ -188,7 +188,6 @@ Status QueueExecutor::transfer(const Action& action) {
   const Event begin = beginSpan(Stream::communication);
   const int first = posted_;
   bool receives = false;
-  communicator_.beginTransfer(device_);
   for (const Transfer& transfer : transfers) {
     if (transfer.receive) continue;
     const Message sent = messageOf(transfer);
@@ -201,8 +200,6 @@ Status QueueExecutor::transfer(const Action& action) {
     receives = true;
     status = communicator_.receive(device_, messageOf(transfer), pool_);
   }
-  const Status ended = communicator_.endTransfer(device_);
-  if (status.ok()) status = ended;
   for (int i = first; run_->unbuffered && status.ok() && i < posted_; ++i) {
     status = communicator_.waitReceived(device_, i, "transfer");
   }

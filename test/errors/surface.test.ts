@@ -26,7 +26,10 @@ const values: readonly unknown[] = [
 ];
 
 /** Made by functions of their own, or (Engine) of the layer below, which has its own test. */
-const notCalled = new Set(["CompiledFunction", "Engine", "ForwardStep", "Group", "StepPlan", "TrainStep", "Weights"]);
+const notCalled = new Set([
+  ...["Buffer", "Collective", "CompiledFunction", "Device", "Engine", "ForwardStep", "Group", "Kernel", "StepPlan"],
+  ...["TrainStep", "Weights"],
+]);
 
 type Callable = (...args: unknown[]) => unknown;
 
@@ -113,6 +116,8 @@ describe("the public API with values of the wrong type", function () {
       x,
       mesh,
       group: mesh.group("dp"),
+      device: mesh.device(0),
+      buffer: mesh.device(0).allocate("f32", 4),
       model: smallModel(),
       fn: api.compile(mesh, (a: api.Tensor) => a),
     };

@@ -6,6 +6,7 @@ import { adamw } from "../../lib/optim/optimizer.ts";
 import { Mesh } from "../../lib/tensor/mesh.ts";
 import { type StepResult, type TrainStepOptions, trainStep } from "../../lib/train/step.ts";
 import { Draw } from "../conformance/draw.ts";
+import { testDevice } from "../device.ts";
 import { assertTrained, smallGpt2, smallLlama, type Trained, weightsOf } from "./trained.ts";
 
 /** One way to use an axis. */
@@ -97,7 +98,7 @@ async function train(letter: Letter, cell: Cell): Promise<Trained> {
   const { config } = models[letter];
   const axes = Object.fromEntries(cell.map((name) => [ways[name]!.axis, 2]));
   const microbatches = "pp" in axes ? 3 : cell.length === 2 ? 2 : 1;
-  await using mesh = await Mesh.open({ device: "cpu", axes, threads: 1, timeoutMs: 60_000 });
+  await using mesh = await Mesh.open({ device: testDevice, axes, threads: 1, timeoutMs: 60_000 });
   const model = createModel(config);
   using step = await trainStep(mesh, model, {
     loss: ({ inputs, targets }) => model.loss(inputs, targets),

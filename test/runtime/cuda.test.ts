@@ -1,36 +1,7 @@
 // The device "cuda" from JavaScript, without a GPU: on the emulated backend that `npm run test:native` builds, with
 // collectives in-process and by the stand-in for NCCL. What needs a GPU is told apart in docs/PERFORMANCE.md.
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
-import { fileURLToPath } from "node:url";
-
-const built = fileURLToPath(new URL("../../build-native/", import.meta.url));
-const lib = new URL("../../lib/index.ts", import.meta.url).href;
-
-interface Emulated {
-  readonly gpus: number;
-  readonly collectives: "nccl" | "in-process";
-}
-
-/** Runs a module in a process of its own, whose "cuda" is emulated, and parses what it prints. */
-function run(body: string, { gpus, collectives }: Emulated): unknown {
-  const { status, stdout, stderr } = spawnSync(
-    process.execPath,
-    ["--import", "tsx/esm", "--input-type=module", "-e", `import * as meshwork from ${JSON.stringify(lib)};\n${body}`],
-    {
-      encoding: "utf8",
-      env: {
-        ...process.env,
-        MESHWORK_CUDA_LIBRARY: `${built}meshwork_cuda_emulated.so`,
-        MESHWORK_CUDA_PATH: `${built}nccl-stand-in`,
-        MESHWORK_EMULATED_GPUS: String(gpus),
-        MESHWORK_COLLECTIVES: collectives,
-      },
-    },
-  );
-  assert.equal(status, 0, stderr);
-  return JSON.parse(stdout);
-}
+import { type Emulated, runEmulated } from "./emulated.ts";
 
 const everything = `
   const mesh = await meshwork.Mesh.open({ device: DEVICE, axes: { dp: 2, tp: 2 }, timeoutMs: 20000 });
@@ -56,7 +27,7 @@ describe("the device cuda, emulated", function () {
 
   let expected: unknown;
   before(() => {
-    expected = run(everything.replace("DEVICE", '"cpu"'), { gpus: 1, collectives: "in-process" });
+    expected = runEmulated(everything.replace("DEVICE", '"cpu"'), { gpus: 1, collectives: "in-process" });
   });
   const cases: readonly Emulated[] = [
     { gpus: 1, collectives: "in-process" },
@@ -65,7 +36,7 @@ describe("the device cuda, emulated", function () {
   ];
   for (const emulated of cases) {
     it(`gives what the CPU gives on ${emulated.gpus} GPUs, collectives ${emulated.collectives}`, () => {
-      assert.deepEqual(run(everything.replace("DEVICE", '"cuda"'), emulated), expected);
+      assert.deepEqual(runEmulated(everything.replace("DEVICE", '"cuda"'), emulated), expected);
     });
   }
 
@@ -73,6 +44,6 @@ describe("the device cuda, emulated", function () {
     const kind = `const mesh = await meshwork.Mesh.open({ device: "auto" });
       console.log(JSON.stringify(mesh.engine.kind));
       await mesh.close();`;
-    assert.equal(run(kind, { gpus: 1, collectives: "in-process" }), "cuda");
+    assert.equal(runEmulated(kind, { gpus: 1, collectives: "in-process" }), "cuda");
   });
 });

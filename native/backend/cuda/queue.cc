@@ -195,6 +195,12 @@ double Queue::seconds(Event from, Event to) {
   return static_cast<double>(milliseconds) / 1000;
 }
 
+// By the copy engines, so that kernels keep the multiprocessors; where GPUs do not reach each other, through the host.
+void Queue::move(Stream stream, std::byte* to, const std::byte* from, int64_t bytes) {
+  if (bytes == 0) return;
+  device_.check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, streamOf(stream)),
+                "cudaMemcpyAsync");
+}
 void Queue::copy(Stream stream, std::span<const BlockCopy> blocks) { copyBlocks(device_, streamOf(stream), blocks); }
 void Queue::reduce(Stream stream, const BlockReduce& blocks) { reduceBlocks(device_, streamOf(stream), blocks); }
 void Queue::planRows(Stream stream, const RowExchange& exchange) {

@@ -32,6 +32,7 @@ class Queue final : public DeviceQueue {
   void wait(Stream stream, Event event) override;
   bool reached(Event event) override;
   double seconds(Event from, Event to) override;
+  void move(Stream stream, std::byte* to, const std::byte* from, int64_t bytes) override;
   void copy(Stream stream, std::span<const BlockCopy> blocks) override;
   void reduce(Stream stream, const BlockReduce& blocks) override;
   void planRows(Stream stream, const RowExchange& exchange) override;
