@@ -40,6 +40,50 @@ describe("the device cuda, emulated", function () {
     });
   }
 
+  it("loads checkpoints of the CPU under other layouts and dtypes, and saves such that the CPU loads", () => {
+    const body = `
+      import { mkdtempSync, rmSync } from "node:fs";
+      const folder = mkdtempSync("/tmp/meshwork-cuda-checkpoint-");
+      const { loadCheckpoint, Mesh, saveCheckpoint, stateOf } = meshwork;
+      const shapes = { w: [7, 6], b: [5] };
+      const sizes = { w: 42, b: 5 };
+      const make = (mesh, specs, dtype, first) =>
+        Object.fromEntries(
+          Object.entries(shapes).map(([name, shape]) => {
+            const values = Array.from({ length: sizes[name] }, (_, i) => first * (i + 1));
+            return [name, mesh.fromData(values, shape, { spec: specs[name], dtype })];
+          }),
+        );
+      const values = async (tensor) => [...(await tensor.cast("f32").data())];
+      const read = async ({ w, b }) => [await values(w), await values(b)];
+      const cpu = await Mesh.open({ device: "cpu", axes: { tp: 2 } });
+      const first = make(cpu, { w: ["tp"], b: [] }, "f32", 1);
+      await saveCheckpoint(folder + "/a", stateOf(cpu, first));
+      const cuda = await Mesh.open({ device: "cuda", axes: { dp: 2, tp: 2 }, timeoutMs: 20000 });
+      const found = [await read(first)];
+      const specs = { f32: [["tp"], ["dp", "tp"], [null, "dp"]], bf16: [[null, "tp"]] };
+      for (const [dtype, w] of Object.entries(specs).flatMap(([dtype, list]) => list.map((spec) => [dtype, spec]))) {
+        const tensors = make(cuda, { w, b: [] }, dtype, 0);
+        await loadCheckpoint(folder + "/a", stateOf(cuda, tensors));
+        found.push(await read(tensors));
+        const place = folder + "/" + found.length;
+        await saveCheckpoint(place, stateOf(cuda, tensors));
+        const back = make(cpu, { w: [null, "tp"], b: ["tp"] }, "f32", 0);
+        await loadCheckpoint(place, stateOf(cpu, back));
+        found.push(await read(back));
+      }
+      await cuda.close();
+      await cpu.close();
+      rmSync(folder, { recursive: true });
+      console.log(JSON.stringify(found));`;
+    const found = run(body, { gpus: 2, collectives: "in-process" });
+    const values = [42, 5].map((n) => Array.from({ length: n }, (_, i) => i + 1));
+    assert.deepEqual(
+      found,
+      Array.from({ length: 9 }, () => values),
+    );
+  });
+
   it("is what auto takes where there is a GPU", () => {
     const kind = `const mesh = await meshwork.Mesh.open({ device: "auto" });
       console.log(JSON.stringify(mesh.engine.kind));
