@@ -164,7 +164,7 @@ export const trainFlags = {
     defaultText: "without DIR: --out, else the newest run with a checkpoint",
   }),
   onSpike: choiceFlag(["warn", "stop", "rollback"], {
-    help: "when the loss jumps: say so, stop, or go back to the last checkpoint and past the batch",
+    help: "when the loss jumps: say so, save and stop, or go back to the last checkpoint and past the batch",
     default: "warn",
   }),
   out: textFlag({ help: "the run folder", value: "DIR", defaultText: "runs/<date>-<name>" }),

@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { StoredCheckpoint } from "../../lib/checkpoint/stored.ts";
 import { runCommand } from "../../lib/cli/verbs.ts";
+import { isJsonObject } from "../../lib/core/json.ts";
 import { type Batch, Dataset } from "../../lib/data/dataset.ts";
 import { scratchFolder } from "../errors/small.ts";
 
@@ -194,5 +195,7 @@ describe("a resumed training", function () {
     const stopped = await train(`${flags.replace("rollback", "stop")} ${data} --out ${at("spike-stop")}`);
     assert.equal(stopped.code, 1);
     assert.match(stopped.stderr, /the loss of step 27 .*grew most .*\(ERR_SPIKE\)/);
+    using stored = await StoredCheckpoint.open(at("spike-stop/checkpoints/step-00000027"));
+    assert.equal(isJsonObject(stored.record.data) && stored.record.data.position, 27 * 6);
   });
 });

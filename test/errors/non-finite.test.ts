@@ -90,6 +90,21 @@ describe("values that are not finite", () => {
     assert.equal(kept.length, lines.length);
   });
 
+  it("end a run at once with --on-spike stop, and it can go on from there", async () => {
+    const flags = "--layers 1 --width 8 --heads 2 --vocab 16 --learning-rate 1e30 --steps 18 --warmup 0".split(" ");
+    const args = ["train", ...flags, ...data(), "--out", at("run"), "--on-spike", "stop"];
+    const { code, lines, stderr } = await command(args);
+    assert.equal(code, 1);
+    assert.match(stderr, /the gradient of \S+ is not finite in step \d+, which changed nothing .*\(ERR_SPIKE\)/);
+    const steps = lines.filter((line) => line.type === "step");
+    assert.deepEqual(
+      steps.map((line) => line.skipped === true),
+      steps.map((_, i) => i === steps.length - 1),
+    );
+    const more = await command(["train", "--resume", at("run"), "--on-spike", "warn", "--steps", "8"]);
+    assert.equal(more.lines.find((line) => line.type === "resume")?.step, steps.length, more.stderr);
+  });
+
   it("in a model folder's weights are reported at once, step by step", async () => {
     const folder = at("model");
     const model = smallModel();
