@@ -38,8 +38,9 @@ export class Buffer implements Disposable {
   }
 
   /**
-   * Copies elements in, in the dtype's storage (bf16, f16: Uint16Array of bits; bool: Uint8Array), in turn with the runs.
-   * They are taken at the call. Rejects with ShapeError or DTypeError for an array that is not as long or of another type.
+   * Copies elements in, in the dtype's storage (bf16, f16: Uint16Array of bits; bool: Uint8Array), in turn with the
+   * runs. They are taken at the call. Rejects with ShapeError or DTypeError for an array that is not as long or of
+   * another type.
    */
   async write(values: StorageArray): Promise<void> {
     if (!ArrayBuffer.isView(values) || values.constructor !== newStorage(this.dtype, 0).constructor) {

@@ -38,8 +38,8 @@ export class Device {
   }
 
   /**
-   * One instruction of a kernel, by its name in native/core/opcodes.h, loaded on this device. Throws ProgramError where the
-   * kernel does not take such operands.
+   * One instruction of a kernel, by its name in native/core/opcodes.h, loaded on this device. Throws ProgramError where
+   * the kernel does not take such operands.
    */
   kernel(name: KernelName, options: KernelOptions): Kernel {
     return new Kernel(this, name, options);

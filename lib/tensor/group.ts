@@ -32,10 +32,10 @@ export interface CollectiveOptions {
 export type CollectiveName = CollectiveRequest["op"];
 
 /**
- * The groups of devices that differ only in their coordinates on some axes. Every method takes one array or one Buffer for
- * each device of the mesh, in device order, runs the collective on all groups at once (on the devices, not in JavaScript),
- * and resolves with one new array or Buffer a device. Throws ShapeError for lengths that do not fit, DTypeError for several
- * element types.
+ * The groups of devices that differ only in their coordinates on some axes. Every method takes one array or one Buffer
+ * for each device of the mesh, in device order, runs the collective on all groups at once (on the devices, not in
+ * JavaScript), and resolves with one new array or Buffer a device. Throws ShapeError for lengths that do not fit,
+ * DTypeError for several element types.
  */
 export class Group {
   readonly axes: readonly string[];
@@ -75,7 +75,9 @@ export class Group {
     return this.#run("all_gather", operands);
   }
 
-  /** The sum (max, min), of which rank i of k gets part i; the first n mod k parts hold one element more. Equal lengths. */
+  /**
+   * The sum (max, min), of which rank i of k gets part i; the first n mod k parts hold one element more. Equal lengths.
+   */
   reduceScatter<T extends CollectiveOperand>(operands: readonly T[], kind: ReduceKind = "sum"): Promise<T[]> {
     return this.#run("reduce_scatter", operands, kind);
   }
@@ -91,8 +93,8 @@ export class Group {
   }
 
   /**
-   * Loads a collective on buffers that are there already, to be run many times. Throws ShapeError for outputs that are not as
-   * long as its results.
+   * Loads a collective on buffers that are there already, to be run many times. Throws ShapeError for outputs that are
+   * not as long as its results.
    */
   collective(op: CollectiveName, options: CollectiveOptions): Collective {
     if (!ops.has(op)) throw new MeshError(`a collective is one of ${[...ops].join(", ")}, not ${describe(op)}`);

@@ -76,7 +76,7 @@ describe("the device cuda, emulated", function () {
       await cpu.close();
       rmSync(folder, { recursive: true });
       console.log(JSON.stringify(found));`;
-    const found = run(body, { gpus: 2, collectives: "in-process" });
+    const found = runEmulated(body, { gpus: 2, collectives: "in-process" });
     const values = [42, 5].map((n) => Array.from({ length: n }, (_, i) => i + 1));
     assert.deepEqual(
       found,

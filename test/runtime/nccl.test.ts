@@ -1,5 +1,5 @@
-// Every way to split a model, trained on emulated GPUs with the stand-in for NCCL, which holds each call of a rank against
-// those of the others: order, counts, types, nesting. That wrong ones are caught and named is tested in
+// Every way to split a model, trained on emulated GPUs with the stand-in for NCCL, which holds each call of a rank
+// against those of the others: order, counts, types, nesting. That wrong ones are caught and named is tested in
 // native/test/nccl_stand_in. MESHWORK_LONG=1 takes every pair of ways too.
 import assert from "node:assert/strict";
 import { type Cell, cellText, pairs, singles } from "../parallel/matrix.ts";
