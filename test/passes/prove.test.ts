@@ -72,6 +72,17 @@ describe("prove", () => {
       edited(plan, device, (l) => l.map((a, k) => (k === i ? l[j]! : k === j ? l[i]! : a)));
     refuses(swapped(0, 0, 1), /stage 0 sends value 0 of microbatch 0 to stage 1 before F has made it/);
     refuses(swapped(1, 0, 1), /stage 1 receives value 0 of microbatch 0 from stage 0 after F needed it/);
+    plan.devices.forEach((list, device) => {
+      list.forEach((run, i) => {
+        const next = list[i + 1];
+        if (run.kind !== "run" || next?.kind !== "transfer") return;
+        const made = next.items.some(
+          (t) => t.direction === "send" && t.segment === run.segment && t.microbatch === run.microbatch,
+        );
+        if (made)
+          refuses(swapped(device, i, i + 1), /sends value \d+ of microbatch \d to stage \d before [FB] has made it/);
+      });
+    });
     const runs = plan.devices[0]!.flatMap((a, i) => (a.kind === "run" && a.segment === "B" ? [i] : []));
     refuses(swapped(0, runs[0]!, runs[1]!), /stage 0 runs B of microbatch 0 after that of microbatch 1/);
   });

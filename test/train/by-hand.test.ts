@@ -1,5 +1,7 @@
-// Training steps against arithmetic by hand: terms with weights and counts, clipping, AdamW; targets that do not count.
+// Training steps against arithmetic by hand: terms with weights and counts, clipping, AdamW; targets that do not
+// count, choices that experts drop.
 import assert from "node:assert/strict";
+import type { ModelConfig } from "../../lib/nn/config.ts";
 import { Projection } from "../../lib/nn/layers.ts";
 import { createModel } from "../../lib/nn/load.ts";
 import { Module, nameModules } from "../../lib/nn/module.ts";
@@ -7,7 +9,7 @@ import { adamw, sgd } from "../../lib/optim/optimizer.ts";
 import { Mesh } from "../../lib/tensor/mesh.ts";
 import type { Tensor } from "../../lib/tensor/tensor.ts";
 import { trainStep } from "../../lib/train/step.ts";
-import { smallGpt2 } from "../parallel/trained.ts";
+import { smallGpt2, smallLlama } from "../parallel/trained.ts";
 
 const samples = 5;
 const weights = { error: 0.5, size: 0.1 } as const;
@@ -143,5 +145,25 @@ describe("a training step by hand", function () {
       return (await step.run({ inputs, targets })).loss;
     };
     near(await lossOf(1, 4), ((await lossOf(1)) + (await lossOf(4))) / 2, "the loss of two targets");
+  });
+
+  it("counts the choices that experts drop", async () => {
+    const length = 8;
+    const sizes = { vocabSize: 11, width: 8, layers: 2, heads: 2, headDim: 4, innerWidth: 16 };
+    // An expert takes 0.5 x 8 x 2 / 4 = 2 of a sample's choices. Equal tokens all choose the same two experts.
+    const experts = { count: 4, perToken: 2, balanceWeight: 0, capacityFactor: 0.5 };
+    for (const axes of [{}, { ep: 2 }]) {
+      await using mesh = await Mesh.open({ device: "cpu", axes, threads: 1 });
+      const model = createModel({ ...smallLlama(sizes, true), experts } as ModelConfig);
+      using step = await trainStep(mesh, model, {
+        loss: ({ inputs, targets }) => model.loss(inputs, targets),
+        optimizer: sgd({ learningRate: 0 }),
+        batchSize: 3,
+        batch: model.batchFields(length),
+      });
+      const tokens = new Int32Array(3 * length).fill(5);
+      const { terms } = await step.run({ inputs: tokens, targets: tokens });
+      near(terms.dropped!, 1 - 2 / length, "the share of choices that are dropped");
+    }
   });
 });
