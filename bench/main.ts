@@ -1,83 +1,58 @@
-// The benchmarks: npm run bench [-- kernels collectives steps compiling growth overhead timer schedules checkpoints]
-// prints tables and writes them to results/; kernels and collectives take flags.
+// The benchmarks: `npm run bench` runs all parts, prints their tables and which aims are reached, and writes both to
+// results/; `npm run bench -- kernels steps` runs some and writes nothing; kernels and collectives take flags.
+import { aimsTable, type Figures, type PartResult } from "./aims.ts";
 import { benchCheckpoints } from "./checkpoints.ts";
 import { benchCollectives } from "./collectives.ts";
+import { benchByHand } from "./by-hand.ts";
 import { benchCompiling, benchGrowth } from "./compiling.ts";
 import { flagsHelp, parseCommand, type Selection } from "./flags.ts";
 import { benchKernels } from "./kernels.ts";
+import { benchLayouts } from "./layouts.ts";
+import { benchMatmul } from "./matmul.ts";
+import { type Helper, NativeProgram, startNative } from "./native.ts";
 import { benchOverhead } from "./overhead.ts";
 import { machine, save, type Table, tableText } from "./report.ts";
 import { benchSchedules } from "./schedules.ts";
 import { benchSteps } from "./steps.ts";
 import { benchTimer } from "./timer.ts";
 
-/** A part of the benchmarks, and how its figure stands against the aim. */
-interface Part {
-  run(asked: Selection): Promise<{ table: Table; aim?: string }>;
+let started: Helper | undefined;
+/** The program of bench/native that knows what the machine can do. */
+function probe(): Helper {
+  started ??= startNative("probe");
+  return started;
 }
 
-function verdict(met: boolean): string {
-  return met ? "met" : "MISSED";
-}
-
-const parts: Readonly<Record<string, Part>> = {
-  overhead: {
-    async run() {
-      const { table, microseconds } = await benchOverhead();
-      return {
-        table,
-        aim: `JavaScript's share of a step: ${microseconds} us, aim 100: ${verdict(microseconds < 100)}`,
-      };
-    },
+const parts: Readonly<Record<string, (asked: Selection) => Promise<PartResult>>> = {
+  overhead: async () => {
+    const { table, microseconds } = await benchOverhead();
+    return { tables: [table], figures: { overhead: microseconds } };
   },
-  timer: {
-    async run() {
-      const { table, percent } = await benchTimer();
-      return { table, aim: `a timer late while training: ${percent} %, aim 0.1: ${verdict(percent <= 0.1)}` };
-    },
+  compiling: async () => {
+    const { table, firstSeconds } = await benchCompiling();
+    return { tables: [table], figures: { compiling: firstSeconds } };
   },
-  compiling: {
-    async run() {
-      const { table, firstSeconds } = await benchCompiling();
-      return {
-        table,
-        aim: `compiling GPT-2 for 8 devices: ${firstSeconds} s, aim 1.5: ${verdict(firstSeconds < 1.5)}`,
-      };
-    },
+  matmul: () => benchMatmul(probe()),
+  "by-hand": () => benchByHand(probe()),
+  layouts: benchLayouts,
+  steps: benchSteps,
+  schedules: async () => {
+    const { table, worst } = await benchSchedules();
+    return { tables: [table], figures: { schedules: 100 * worst } };
   },
-  growth: {
-    async run() {
-      const { table, longest } = await benchGrowth();
-      return { table, aim: `48 layers on 64 devices, the longest: ${longest} s, aim 20: ${verdict(longest < 20)}` };
-    },
+  timer: async () => {
+    const { table, percent } = await benchTimer();
+    return { tables: [table], figures: { timer: percent } };
   },
-  checkpoints: {
-    async run() {
-      const { table, ratio } = await benchCheckpoints();
-      return { table, aim: `a save's stall over the copy's own time: ${ratio}, aim 1.5: ${verdict(ratio <= 1.5)}` };
-    },
+  checkpoints: async () => {
+    const { table, ratio } = await benchCheckpoints();
+    return { tables: [table], figures: { checkpoints: ratio } };
   },
-  kernels: { run: async (asked) => ({ table: await benchKernels(asked) }) },
-  schedules: {
-    async run() {
-      const { table, worst } = await benchSchedules();
-      const percent = Math.round(1000 * worst) / 10;
-      return {
-        table,
-        aim: `schedules, measured against simulated: ${percent} % off, aim 15: ${verdict(worst <= 0.15)}`,
-      };
-    },
-  },
-  collectives: { run: async (asked) => ({ table: await benchCollectives(asked) }) },
-  steps: {
-    async run() {
-      const { table, ratio } = await benchSteps();
-      if (ratio === null) return { table };
-      return {
-        table,
-        aim: `f32 step, PyTorch's CPU time over ours on one thread: ${ratio}, aim 0.5: ${verdict(ratio >= 0.5)}`,
-      };
-    },
+  kernels: async (asked) => ({ tables: [await benchKernels(asked)] }),
+  collectives: async (asked) => ({ tables: [await benchCollectives(asked)] }),
+  growth: async () => {
+    const { table, longest } = await benchGrowth();
+    return { tables: [table], figures: { growth: longest } };
   },
 };
 
@@ -107,13 +82,17 @@ console.log(
 if (on.load > on.cores) console.log(`The machine is busy (load ${on.load} on ${on.cores} cores): times are too long.`);
 console.log();
 const tables: Table[] = [];
-const aims: string[] = [];
-for (const [name, part] of Object.entries(parts)) {
+const figures: Figures = {};
+for (const [name, run] of Object.entries(parts)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue;
-  const { table, aim } = await part.run(selection);
-  tables.push(table);
-  if (aim !== undefined) aims.push(aim);
-  console.log(tableText(table));
+  const began = performance.now();
+  const result = await run(selection);
+  tables.push(...result.tables);
+  Object.assign(figures, result.figures);
+  for (const table of result.tables) console.log(tableText(table));
+  console.log(`${name} took ${Math.round((performance.now() - began) / 1000)} s\n`);
 }
-for (const aim of aims) console.log(aim);
-if (wanted.length === 0) console.log(`written to ${save(on, tables)}`);
+if (started instanceof NativeProgram) started[Symbol.dispose]();
+const aims = aimsTable(figures);
+console.log(tableText(aims));
+if (wanted.length === 0) console.log(`written to ${save(on, [aims, ...tables])}`);

@@ -22,6 +22,27 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
+/** Values of several functions, called in turns so many times, after one round that is not counted. */
+export async function inTurns(
+  rounds: number,
+  functions: Readonly<Record<string, () => Promise<number>>>,
+): Promise<Record<string, number[]>> {
+  const entries = Object.entries<() => Promise<number>>(functions);
+  const values: Record<string, number[]> = Object.fromEntries(entries.map(([name]) => [name, []]));
+  for (let i = 0; i <= rounds; i++) {
+    for (const [name, run] of entries) {
+      const value = await run();
+      if (i > 0) values[name]!.push(value);
+    }
+  }
+  return values;
+}
+
+/** The median of a[i] / b[i]: of what was measured in turns, so that what disturbed both drops out. */
+export function ratio(a: readonly number[], b: readonly number[]): number {
+  return median(a.map((value, i) => value / b[i]!));
+}
+
 /** Median and least of samples in seconds. */
 export function timing(samples: readonly number[]): Timing {
   return { median: median(samples), least: Math.min(...samples), all: samples };

@@ -35,6 +35,7 @@ function demo(): Workload {
 export const workloads = {
   demo: demo(),
   gpt6: { name: "gpt 6 x 384", config: gpt(6, 384, 6, 256, 256), batchSize: 8, seqLen: 256 },
+  gpt2Short: { name: "GPT-2 124M", config: gpt(12, 768, 12, 50_257, 1024), batchSize: 2, seqLen: 256 },
   gpt2: { name: "gpt2 12 x 768", config: gpt(12, 768, 12, 50_257, 1024), batchSize: 8, seqLen: 1024 },
 } as const satisfies Record<string, Workload>;
 

@@ -4,11 +4,9 @@ import { timing } from "./measure.ts";
 import { batchOf, stepOptions, workloads } from "./models.ts";
 import { digits, type Row, type Table } from "./report.ts";
 
-const steps = 300;
-
-async function measure(name: string, mesh: Mesh, run: () => Promise<unknown>): Promise<Row> {
+async function measure(name: string, steps: number, mesh: Mesh, run: () => Promise<unknown>): Promise<Row> {
   const [walls, overheads]: [number[], number[]] = [[], []];
-  for (let i = 0; i < 20; i++) await run();
+  for (let i = 0; i < steps / 15; i++) await run();
   const counted = (): number =>
     mesh.engine.stats().devices.reduce((n, d) => n + Object.values(d.instructions).reduce((a, b) => a + b, 0), 0);
   const before = counted();
@@ -24,6 +22,7 @@ async function measure(name: string, mesh: Mesh, run: () => Promise<unknown>): P
   const sorted = [...overheads].sort((a, b) => a - b);
   return {
     step: name,
+    steps,
     instructions,
     "wall us": digits(timing(walls).median * 1e6),
     "overhead us": digits(overhead.median * 1e6),
@@ -50,19 +49,19 @@ export async function benchOverhead(): Promise<{ table: Table; microseconds: num
       [1, 0, 0, 0],
     ]);
     const placed = mesh.tensor(await x.array());
-    rows.push(await measure("1000 products of [4, 4]", mesh, () => f.data(placed, w)));
+    rows.push(await measure("1000 products of [4, 4]", 300, mesh, () => f.data(placed, w)));
   }
   {
     await using mesh = await Mesh.open({ device: "cpu" });
     const model = new nn.GPT2(workloads.demo.config);
     using step = await trainStep(mesh, model, stepOptions(model, workloads.demo));
     const batch = batchOf(workloads.demo);
-    rows.push(await measure("training step of the demo", mesh, () => step.run(batch)));
+    rows.push(await measure("training step of the demo", 60, mesh, () => step.run(batch)));
   }
   return {
     table: {
       title: "JavaScript's share of a step",
-      note: `Median of ${steps} steps: wall time of the awaited call less the run's time by the device's clock (thread hand-over included).`,
+      note: "Medians: wall time of the awaited call less the run's time by the device's clock (thread hand-over included).",
       rows,
     },
     microseconds: Number(rows[0]!["overhead us"]),

@@ -1,8 +1,9 @@
 # Times a training step of a GPT with PyTorch: the same sizes, loss, clipping and optimizer as bench/steps.ts.
 # Usage: torch_step.py layers width heads vocabulary tokens batch f32|bf16 seconds threads. Prints one JSON object:
-# wall and CPU seconds of steps.
+# wall and CPU seconds of steps, the process's peak resident memory, the library that multiplies.
 import json
 import os
+import resource
 import sys
 import time
 
@@ -55,6 +56,15 @@ class GPT(nn.Module):
         return self.ln_f(x) @ self.wte.weight.T
 
 
+def blas():
+    """The BLAS that is loaded: Debian's torch takes the one that the system is set to."""
+    if not os.path.exists("/proc/self/maps"):
+        return "BLAS unknown"
+    with open("/proc/self/maps") as maps:
+        files = {os.path.realpath(line.split()[-1]) for line in maps if "blas" in line}
+    return ", ".join(sorted(os.path.basename(f) for f in files)) or "its own BLAS"
+
+
 def main():
     layers, width, heads, vocabulary, tokens, batch = map(int, sys.argv[1:7])
     bf16, seconds = sys.argv[7] == "bf16", float(sys.argv[8])
@@ -84,7 +94,9 @@ def main():
         step()
         samples.append(time.perf_counter() - start)
         cpu.append(time.process_time() - cpu_start)
-    print(json.dumps({"version": torch.__version__, "samples": samples, "cpu": cpu, "loss": loss}))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    facts = {"version": torch.__version__, "blas": blas(), "peakBytes": peak}
+    print(json.dumps({**facts, "samples": samples, "cpu": cpu, "loss": loss}))
 
 
 main()

@@ -167,6 +167,11 @@ export const trainFlags = {
     help: "when the loss jumps: say so, save and stop, or go back to the last checkpoint and past the batch",
     default: "warn",
   }),
+  profile: maybeTextFlag({
+    help: "times of every op in steps 2 to 4: a Chrome trace for ui.perfetto.dev, and a table",
+    value: "[FILE]",
+    defaultText: "none; without FILE: profile.json in the run folder",
+  }),
   out: textFlag({ help: "the run folder", value: "DIR", defaultText: "runs/<date>-<name>" }),
   log: logFlag,
 };

@@ -18,6 +18,7 @@ import { createLog, type Log } from "./log.ts";
 import { type PreparedTraining, prepareTraining } from "./prepare-training.ts";
 import { findResumption, hasCheckpoints, type Resumption } from "./resume.ts";
 import { RunCheckpoints } from "./run-checkpoints.ts";
+import { RunProfile } from "./run-profile.ts";
 import { runRecord } from "./run-record.ts";
 import type { TrainOptions } from "./train-flags.ts";
 
@@ -133,14 +134,17 @@ async function train(run: Run): Promise<number> {
   const wantsSample = prepared.data.tokenizer !== undefined;
   if (wantsSample) await generator.prepare(Math.min(model.config.maxPositions, sampleTokens));
   const rate = learningRates(prepared);
+  const profile = await RunProfile.open(run, settings.steps);
   await checkpoints.begin();
   while (step.step < settings.steps && !signal.aborted) {
     const batch = dataset.batchAt(checkpoints.position);
+    profile.before(step.step + 1);
     const result = await unlessAborted(
       step.run({ inputs: batch.inputs, targets: batch.targets }, { learningRate: rate(step.step + 1), signal }),
       signal,
     );
     if (result === undefined) break;
+    profile.after(result);
     const { loss, seconds, gradNorm, learningRate } = result;
     const tokens = settings.batchSize * settings.seqLen;
     if (result.nonFinite !== undefined) {
@@ -175,6 +179,7 @@ async function train(run: Run): Promise<number> {
     if (evaluation && due && step.step < settings.steps && !signal.aborted) await evaluate(run, evaluation);
     await checkpoints.saveIfDue();
   }
+  await profile.write();
   if (signal.aborted) {
     await checkpoints.save({ wait: true });
     await save(run);

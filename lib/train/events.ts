@@ -1,6 +1,7 @@
 // What a run reports, as it goes into metrics.jsonl and, with --log json, to standard output: one object a line.
 import type { RecomputePolicy } from "../passes/remat.ts";
 import type { RecomputeOutcome } from "./plan.ts";
+import type { OpTime } from "./profile.ts";
 
 /** The plan, once, before the first step. */
 export interface PlanEvent {
@@ -89,6 +90,16 @@ export interface EvalEvent {
   readonly loss: number;
 }
 
+/** Where the time of some steps went. */
+export interface ProfileEvent {
+  readonly type: "profile";
+  /** The Chrome trace. */
+  readonly path: string;
+  readonly steps: readonly number[];
+  /** All devices together, most first; `idle` is time in which a device did nothing that is recorded. */
+  readonly ops: readonly OpTime[];
+}
+
 /** A text of the trained model. */
 export interface SampleEvent {
   readonly type: "sample";
@@ -134,6 +145,7 @@ export type TrainEvent =
   | CheckpointEvent
   | ResumeEvent
   | WarningEvent
+  | ProfileEvent
   | DoneEvent;
 
 /** Everything `meshwork generate` reports. */
