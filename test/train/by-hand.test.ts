@@ -98,11 +98,11 @@ describe("a training step by hand", function () {
         const model = new Line();
         using step = await trainStep(mesh, model, {
           loss: ({ x, target, counts }) => {
-            const y = model.call(x!);
+            const [y, again] = [model.call(x!), model.call(x!)]; // two reads of the weight, whose gradients add up
             const error = y.sub(target!);
             return {
               error: { sum: error.mul(error).mul(counts!).sum(), count: counts!.sum(), weight: weights.error },
-              size: { sum: y.mul(y).sum(), count: counts!.mul(0).add(1).sum(), weight: weights.size },
+              size: { sum: again.mul(again).sum(), count: counts!.mul(0).add(1).sum(), weight: weights.size },
             };
           },
           optimizer: adamw({ learningRate, betas, eps, weightDecay: 0 }),
