@@ -6,7 +6,7 @@
 namespace meshwork {
 #if defined(__x86_64__)
 namespace amxemulated {
-extern const KernelList matmulKernels;
+extern const KernelList matmulKernels, attentionKernels, attention_gradKernels;
 }
 #endif
 
@@ -17,7 +17,8 @@ bool isaTestable(Isa isa) { return isaSupported(isa) || (isa == Isa::amx && isaS
 const Kernel* testableKernel(Op op, Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::amx && !isaSupported(Isa::amx)) {
-    for (const KernelList* list : {&amxemulated::matmulKernels}) {
+    for (const KernelList* list :
+         {&amxemulated::matmulKernels, &amxemulated::attentionKernels, &amxemulated::attention_gradKernels}) {
       for (int i = 0; i < list->count; ++i) {
         if (list->kernels[i].op == op) return &list->kernels[i];
       }

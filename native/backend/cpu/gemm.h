@@ -3,7 +3,7 @@
 // A product's left side is packed in panels of up to kTileRows rows, k-major (for every k the panel's rows lie
 // together); the right side is read in panels of kTileVectors vectors of columns, either packed k-major too, or in
 // place where its columns have unit stride. microKernel() keeps one tile of the result in registers. Every element is
-// one chain of fma over ascending k, continued through memory between panels of k: its bits do not depend on any
+// a chain of fma over ascending k for each panel of k, and the sum of the chains in order: its bits depend on no other
 // blocking.
 #pragma once
 #include <algorithm>
@@ -25,15 +25,47 @@ constexpr int kTileVectors = 2;
 template <class S>
 constexpr int kTileColumns = kTileVectors * kLanes<S>;
 
-// One chain of fma: to = from + (sum over p < k of a b), the sum by itself first.
+// Stores a result or the first n lanes of one. As bfloat16 by the processor's own conversion, where kernels are compiled
+// for it: it gives 0 for what is below 2^-126.
+template <class T, class V>
+MESHWORK_INLINE void storeResult(T* to, V value) {
+#ifdef __AVX512BF16__
+  if constexpr (std::is_same_v<T, bf16>) {
+    const auto bits = bitCast<U16Half>(_mm512_cvtneps_pbh((__m512)value));
+    std::memcpy(to, &bits, sizeof bits);
+    return;
+  }
+#endif
+  store(to, value);
+}
+template <class T, class V>
+MESHWORK_INLINE void storeResult(T* to, V value, int n) {
+#ifdef __AVX512BF16__
+  if constexpr (std::is_same_v<T, bf16>) {
+    const auto bits = bitCast<U16Half>(_mm512_cvtneps_pbh((__m512)value));
+    std::memcpy(to, &bits, static_cast<size_t>(n) * sizeof(bf16));
+    return;
+  }
+#endif
+  storePartial(to, value, n);
+}
+
+// to[i][j] = from[i][j] + sum over p < k of a[p * kRows + i] * b[p * ldb + j], j over kVectors vectors; from null
+// counts as zeros. One chain of fma, the sum by itself first: to end one costs as much as six steps.
 template <int kRows, int kVectors, class S, class B>
-MESHWORK_INLINE void chain(int64_t k, const S* a, const B* b, int64_t ldb, const S* from, int64_t ldFrom, S* to,
-                           int64_t ldTo) {
+void microKernel(int64_t k, const S* a, const B* b, int64_t ldb, const S* from, int64_t ldFrom, S* to, int64_t ldTo) {
   using V = Vec<S>;
   constexpr int lanes = kLanes<S>;
+  // Results that lie in memory are fetched while the sums are made. Every loop is unrolled, so that the sums are never
+  // anywhere but in registers.
   V sum[kRows][kVectors];
+#pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < kVectors; ++v) sum[i][v] = V{};
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      __builtin_prefetch(to + i * ldTo + v * lanes, 1);
+      sum[i][v] = V{};
+    }
   }
   for (int64_t p = 0; p < k; ++p, a += kRows, b += ldb) {
     V right[kVectors];
@@ -46,33 +78,21 @@ MESHWORK_INLINE void chain(int64_t k, const S* a, const B* b, int64_t ldb, const
       for (int v = 0; v < kVectors; ++v) sum[i][v] = fma(left, right[v], sum[i][v]);
     }
   }
-  for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < kVectors; ++v) {
-      const V before = from ? load(from + i * ldFrom + v * lanes) : V{};
-      store(to + i * ldTo + v * lanes, before + sum[i][v]);
+  if (from) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[i][v] += load(from + i * ldFrom + v * lanes);
     }
   }
-}
-
-// Steps of k in one chain of fma. Ending a chain costs about as much as two steps; where k is short a shorter chain
-// makes for about half the error of one chain over all of it.
-constexpr int64_t sumGroup(int64_t k) { return k <= 512 ? 16 : 64; }
-
-// to[i][j] = from[i][j] + sum over p < k of a[p * kRows + i] * b[p * ldb + j], j over kVectors vectors; from null
-// counts as zeros.
-template <int kRows, int kVectors, class S, class B>
-void microKernel(int64_t k, int64_t group, const S* a, const B* b, int64_t ldb, const S* from, int64_t ldFrom, S* to,
-                 int64_t ldTo) {
-  int64_t done = std::min(k, group);
-  chain<kRows, kVectors>(done, a, b, ldb, from, ldFrom, to, ldTo);
-  while (done < k) {
-    const int64_t steps = std::min(k - done, group);
-    chain<kRows, kVectors>(steps, a + done * kRows, b + done * ldb, ldb, static_cast<const S*>(to), ldTo, to, ldTo);
-    done += steps;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) store(to + i * ldTo + v * lanes, sum[i][v]);
   }
 }
 template <class S, class B>
-using MicroKernel = void (*)(int64_t, int64_t, const S*, const B*, int64_t, const S*, int64_t, S*, int64_t);
+using MicroKernel = void (*)(int64_t, const S*, const B*, int64_t, const S*, int64_t, S*, int64_t);
 
 namespace detail {
 template <int kVectors, class S, class B, int... kRows>
@@ -103,7 +123,7 @@ void multiplyPacked(int64_t m, int64_t n, int64_t k, const S* a, int64_t packedK
       const int rows = static_cast<int>(std::min<int64_t>(kTileRows, m - i));
       const auto kernel = whole ? findMicroKernel<kTileVectors, S, S>(rows) : findMicroKernel<1, S, S>(rows);
       S* tile = c + i * ldc + j;
-      kernel(k, sumGroup(k), a + i * packedK, right, ldb ? ldb : width, add ? tile : nullptr, ldc, tile, ldc);
+      kernel(k, a + i * packedK, right, ldb ? ldb : width, add ? tile : nullptr, ldc, tile, ldc);
     }
     j += width;
   }

@@ -82,6 +82,19 @@ inline void packAcross(const bf16* from, int64_t stride, int count, int64_t k, u
   }
 }
 
+// Vectors of float32 as pairs: (low[i], high[i]), to nearest even.
+MESHWORK_INLINE U32 pairsOf(F32 low, F32 high) {
+#ifdef __AVX512BF16__
+  const __m512i lanes = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+  return (U32)_mm512_permutexvar_epi16(lanes, both);
+#else
+  const U32 a = __builtin_convertvector(narrowBf16(low), U32), b = __builtin_convertvector(narrowBf16(high), U32);
+  return a | (b << 16);
+#endif
+}
+
 }  // namespace meshwork::MESHWORK_ISA::pairs
 
 #if MESHWORK_PAIRS == 1
@@ -89,4 +102,45 @@ inline void packAcross(const bf16* from, int64_t stride, int count, int64_t k, u
 #else
 #include "backend/cpu/pairs_amx.h"
 #endif
+
+namespace meshwork::MESHWORK_ISA::pairs {
+
+// Rounded up to whole steps, panels and panels of columns.
+constexpr int64_t wholeSteps(int64_t k) { return (k + kStep - 1) / kStep * kStep; }
+constexpr int64_t wholeColumns(int64_t n) { return (n + kColumns - 1) / kColumns * kColumns; }
+constexpr int64_t wholeRows(int64_t m) { return (m + kRows - 1) / kRows * kRows; }
+// Columns of a packed right panel that holds `columns`.
+constexpr int64_t panelWidth(int64_t columns) { return columns > 16 ? 32 : 16; }
+
+// A left side of m rows and k steps, panel after panel of kRows rows.
+inline void packLeftSide(const bf16* from, bool byRows, int64_t stride, int64_t m, int64_t k, uint32_t* to) {
+  for (int64_t i = 0; i < m; i += kRows) {
+    const int rows = static_cast<int>(std::min<int64_t>(kRows, m - i));
+    packLeft(byRows ? from + i * stride : from + i, byRows, stride, rows, k, to);
+    to += leftWords(rows, wholeSteps(k));
+  }
+}
+
+// A right side of n columns, panel after panel of kColumns, each of wholeSteps(k) / 2 * panelWidth() words.
+inline void packRightSide(const bf16* from, bool byRows, int64_t stride, int64_t n, int64_t k, uint32_t* to) {
+  for (int64_t j = 0; j < n; j += kColumns) {
+    const int columns = static_cast<int>(std::min<int64_t>(kColumns, n - j));
+    packRight(byRows ? from + j : from + j * stride, byRows, stride, columns, k, to);
+    to += wholeSteps(k) / 2 * kColumns;
+  }
+}
+
+// to (+)= a b for one panel of columns: to has rows of kColumns. Of a's `packed` steps the first k are used, k a
+// multiple of kStep or the right side's second half of a last pair zero.
+inline void multiplyPanel(int64_t m, int columns, int64_t k, const uint32_t* a, int64_t packed, const uint32_t* b,
+                          float* to, bool add) {
+  for (int64_t i = 0; i < m; i += kRows) {
+    const int rows = static_cast<int>(std::min<int64_t>(kRows, m - i));
+    float* tile = to + i * kColumns;
+    multiply(rows, columns, k, a, b, add ? tile : nullptr, tile, kColumns);
+    a += leftWords(rows, wholeSteps(packed));
+  }
+}
+
+}  // namespace meshwork::MESHWORK_ISA::pairs
 #endif

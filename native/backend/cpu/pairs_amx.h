@@ -119,6 +119,9 @@ inline void packLeft(const bf16* from, bool byRows, int64_t stride, int rows, in
   }
 }
 
+// Words of a packed left panel before step k, a multiple of kStep.
+constexpr int64_t leftWords(int rows, int64_t k) { return (rows > kTileRows ? 2 : 1) * kTileRows * (k / 2); }
+
 // to = from + a b for kDown x kAcross tiles; sums are tiles 0 to 3, left sides 4 and 5, right sides 6 and 7.
 template <int kDown, int kAcross>
 void multiplyTiles(int64_t blocks, const uint32_t* a, const uint32_t* b, const float* from, float* to, int64_t ldTo) {

@@ -23,10 +23,18 @@ inline void packLeft(const bf16* from, bool byRows, int64_t stride, int rows, in
   byRows ? packLines(from, stride, rows, k, to, rows) : packAcross(from, stride, rows, k, to, rows);
 }
 
+// Words of a packed left panel before step k, a multiple of kStep.
+constexpr int64_t leftWords(int rows, int64_t k) { return rows * (k / 2); }
+
 template <int kTile, int kVectors>
 void multiplyTile(int64_t steps, const uint32_t* a, const uint32_t* b, const float* from, float* to, int64_t ldTo) {
   __m512 sum[kTile][kVectors];
+#pragma GCC unroll 12
   for (int i = 0; i < kTile; ++i) {
+    // Results that lie in memory are fetched while the sums are made.
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) __builtin_prefetch(to + i * ldTo + v * 16, 1);
+#pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) sum[i][v] = from ? _mm512_loadu_ps(from + i * kColumns + v * 16) : __m512{};
   }
   for (int64_t p = 0; p < steps; ++p, a += kTile, b += 16 * kVectors) {
@@ -40,7 +48,9 @@ void multiplyTile(int64_t steps, const uint32_t* a, const uint32_t* b, const flo
       for (int v = 0; v < kVectors; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], left, (__m512bh)right[v]);
     }
   }
+#pragma GCC unroll 12
   for (int i = 0; i < kTile; ++i) {
+#pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(to + i * ldTo + v * 16, sum[i][v]);
   }
 }

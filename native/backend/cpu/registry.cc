@@ -21,11 +21,12 @@ namespace avx512 {
 #endif
 #undef MESHWORK_KERNEL_FILE
 #if defined(__x86_64__)
+// Those of the pair libraries (see CMakeLists.txt).
 namespace avx512bf16 {
-extern const KernelList matmulKernels;
+extern const KernelList matmulKernels, attentionKernels, attention_gradKernels;
 }
 namespace amx {
-extern const KernelList matmulKernels;
+extern const KernelList matmulKernels, attentionKernels, attention_gradKernels;
 }
 #endif
 
@@ -68,8 +69,17 @@ Table build(Isa isa) {
       break;
   }
 #if defined(__x86_64__)
-  if (isa == Isa::avx512bf16) add(table, avx512bf16::matmulKernels);
-  if (isa == Isa::amx) add(table, amx::matmulKernels);
+  if (isa == Isa::avx512bf16) {
+    for (const KernelList* list :
+         {&avx512bf16::matmulKernels, &avx512bf16::attentionKernels, &avx512bf16::attention_gradKernels}) {
+      add(table, *list);
+    }
+  }
+  if (isa == Isa::amx) {
+    for (const KernelList* list : {&amx::matmulKernels, &amx::attentionKernels, &amx::attention_gradKernels}) {
+      add(table, *list);
+    }
+  }
 #endif
   return table;
 }

@@ -1,5 +1,6 @@
 // attention: softmax(scale q k^T + mask) v, block by block with a running maximum and sum, never storing t x s.
 #include "backend/cpu/kernels/attention.h"
+#include "backend/cpu/kernels/attention_pairs.h"
 
 namespace meshwork::MESHWORK_ISA {
 namespace {
@@ -25,6 +26,7 @@ class Attention {
  public:
   explicit Attention(const Call& call) : x_(call, 3), out_(call.out[0]), lse_(call.out[1]), pool_(*call.pool) {
     block_ = attentionBlock<S>(std::max(x_.features, x_.valueFeatures));
+    scale_ = static_cast<S>(x_.scale * kScoreUnit<S>);
   }
 
   void run() {
@@ -50,12 +52,15 @@ class Attention {
       if (rows.count() <= kFewRows) {
         FewRows(*this, rows, scratch).run();
       } else {
-        ManyRows(*this, rows, scratch).run();
+        Many(*this, x_, rows, scratch).run();
       }
     });
   }
 
  private:
+  const T* query(const Rows& rows, int64_t row) const {
+    return headRow<T>(x_.q, rows.batch, rows.position + row % rows.positions, rows.head + row / rows.positions);
+  }
   // Queries of all heads as rows of S, `width` apart.
   void copyQueries(const Rows& rows, S* to, int64_t width) const {
     for (int64_t h = 0; h < rows.heads; ++h) {
@@ -93,8 +98,8 @@ class Attention {
     S *maximum, *total, *row;
     Indices<S> queryIndices, keyIndices;
 
-    ManyRows(const Attention& attention, const Rows& which, Scratch scratch) : op(attention), rows(which) {
-      const AttentionOperands& x = op.x_;
+    ManyRows(const Attention& attention, const AttentionOperands& x, const Rows& which, Scratch scratch)
+        : op(attention), rows(which) {
       lanes = wholeVectors<S>(rows.count());
       queries = scratch.take<S>(lanes * x.features);
       scores = scratch.take<S>(op.block_ * lanes);
@@ -141,7 +146,7 @@ class Attention {
 
     // Scores of one vector of rows become probabilities relative to the new maximum; earlier sums follow it.
     void softmax(int64_t at, int64_t count, bool masked) {
-      const V scale = splat(static_cast<S>(op.x_.scale));
+      const V scale = splat(op.scale_);
       const V none = splat(kNoScore<S>);
       V most = load(maximum + at);
       const V before = most;
@@ -156,11 +161,11 @@ class Attention {
       V sum = {};
       for (int64_t key = 0; key < count; ++key) {
         S* score = scores + key * lanes + at;
-        const V p = exp(load(score) - base);
+        const V p = power(load(score) - base);
         store(score, p);
         sum += p;
       }
-      const V shrink = exp(before - base);
+      const V shrink = power(before - base);
       store(total + at, load(total + at) * shrink + sum);
       store(maximum + at, most);
       for (int64_t e = 0; e < op.x_.valueFeatures; ++e) {
@@ -178,6 +183,13 @@ class Attention {
       }
     }
   };
+
+#if MESHWORK_PAIRS
+  friend struct PairRows<Attention, Rows>;
+  using Many = std::conditional_t<std::is_same_v<T, bf16>, PairRows<Attention, Rows>, ManyRows>;
+#else
+  using Many = ManyRows;
+#endif
 
   // Row by row: keys and values are read in place.
   struct FewRows {
@@ -225,7 +237,7 @@ class Attention {
 
     void softmax(int i, int64_t count, bool masked) {
       S* score = scores + i * op.block_;
-      const S scale = static_cast<S>(op.x_.scale);
+      const S scale = op.scale_;
       S most = maximum[i];
       for (int64_t key = 0; key < count; ++key) {
         const bool hidden = masked && (queryIndices.segment[i] != keyIndices.segment[key] ||
@@ -235,14 +247,14 @@ class Attention {
       }
       const S base = most == kNoScore<S> ? S{0} : most;
       for (int64_t key = 0; key < count; key += kWidth) {  // the block is whole vectors
-        store(score + key, exp(load(score + key) - base));
+        store(score + key, power(load(score + key) - base));
       }
       S sum = 0;
       for (int64_t key = 0; key < count; ++key) {
         sum += score[key];
         weights[key * rows.count() + i] = score[key];
       }
-      const S shrink = exp(splat(maximum[i] - base))[0];
+      const S shrink = power(splat(maximum[i] - base))[0];
       total[i] = total[i] * shrink + sum;
       maximum[i] = most;
       for (int64_t e = 0; e < width; ++e) sums[i * width + e] *= shrink;
@@ -263,7 +275,7 @@ class Attention {
       for (int64_t e = 0; e < width;) {
         const bool two = e + kTileColumns<S> <= width;
         const auto kernel = two ? findMicroKernel<kTileVectors, S, S>(n) : findMicroKernel<1, S, S>(n);
-        kernel(count, sumGroup(count), weights, from + e, stride, sums + e, width, sums + e, width);
+        kernel(count, weights, from + e, stride, sums + e, width, sums + e, width);
         e += two ? kTileColumns<S> : kWidth;
       }
     }
@@ -272,7 +284,8 @@ class Attention {
   // out and lse of a row from its unnormalised sums.
   void writeRow(const Rows& rows, int64_t index, const S* sums, S maximum, S total) const {
     const bool empty = maximum == kNoScore<S>;
-    *lse(rows, index) = static_cast<Compute<T>>(empty ? kNoScore<S> : maximum + log(splat(total))[0]);
+    const S most = maximum * static_cast<S>(1 / kScoreUnit<S>);
+    *lse(rows, index) = static_cast<Compute<T>>(empty ? kNoScore<S> : most + log(splat(total))[0]);
     const V factor = splat(empty ? S{0} : S{1} / total);
     T* to = out(rows, index);
     for (int64_t e = 0; e < x_.valueFeatures; e += kWidth) {
@@ -285,6 +298,7 @@ class Attention {
   const Operand &out_, &lse_;
   Pool& pool_;
   int64_t block_;
+  S scale_;  // in kScoreUnit
 };
 
 void runAttention(const Call& call) {

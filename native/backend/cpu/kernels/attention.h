@@ -23,20 +23,46 @@ MESHWORK_INLINE int64_t attentionBlock(int64_t features) {
   return features * static_cast<int64_t>(sizeof(S)) <= 1024 ? 128 : 64;
 }
 
-// Hands out pieces of a thread's workspace, each on its own cache lines.
+// Hands out pieces of a thread's workspace, each on its own cache lines. Without a workspace it only counts.
 class Scratch {
  public:
-  explicit Scratch(std::byte* base) : at_(base) {}
+  explicit Scratch(std::byte* base) : base_(base) {}
   template <class T>
   T* take(int64_t count) {
-    T* piece = reinterpret_cast<T*>(at_);
-    at_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + bytes_);
+    bytes_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
     return piece;
   }
+  size_t bytes() const { return bytes_; }
 
  private:
-  std::byte* at_;
+  std::byte* base_;
+  size_t bytes_ = 0;
 };
+
+// Scores are held in the unit whose power is cheapest: with float32 a score is an exponent of 2, with float64 of e.
+template <class S>
+constexpr double kScoreUnit = std::is_same_v<S, float> ? 1.4426950408889634 : 1;
+
+// 2^x with a relative error below 2^-22: 0 below 2^-127, a NaN stays. By fma, where the set has it.
+MESHWORK_INLINE F32 power(F32 x) {
+  constexpr float kLeast = MESHWORK_ISA_LEVEL == 2 ? -200.0f : -127.0f;
+  const F32 clamped = min(splat(128.0f), max(splat(kLeast), x));  // in this order a NaN passes
+  const F32 n = roundEven(clamped);
+  const F32 f = clamped - n;
+  F32 p = splat(1.326472731e-03f);
+  p = fma(p, f, splat(9.671512991e-03f));
+  p = fma(p, f, splat(5.550733581e-02f));
+  p = fma(p, f, splat(2.402224243e-01f));
+  p = fma(p, f, splat(6.931470037e-01f));
+  p = fma(p, f, splat(1.0f));
+#if MESHWORK_ISA_LEVEL == 2
+  return (F32)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+  return p * bitCast<F32>((__builtin_convertvector(n, I32) + 127) << 23);
+#endif
+}
+MESHWORK_INLINE F64 power(F64 x) { return exp(x); }
 
 // The operands of either op; `base` is the number of inputs before the optional ones.
 struct AttentionOperands {

@@ -4,6 +4,7 @@
 // workspace or such tasks are too few, one round of tasks by keys gives dk and dv and another by queries gives dq. Both
 // add the same terms in the same order (heads, then query blocks; for dq key blocks), so the choice changes no bits.
 #include "backend/cpu/kernels/attention.h"
+#include "backend/cpu/kernels/attention_grad_pairs.h"
 
 namespace meshwork::MESHWORK_ISA {
 namespace {
@@ -41,9 +42,8 @@ class AttentionGrad {
   void run() {
     const int64_t headGroups = x_.batch * x_.groups;
     if (headGroups == 0) return;
-    const int64_t fixed = 5 * block_ * (features_ + valueFeatures_) + 3 * block_ * block_ + 16 * block_;
-    const int64_t whole = fixed + x_.repeats * queryBlocks_ * block_ * x_.features;
-    const bool fits = whole * static_cast<int64_t>(sizeof(S)) <= static_cast<int64_t>(pool_.workspaceBytes());
+    const Part whole = {0, 0, 0, x_.repeats, 0, x_.keys, 0, x_.length, true, true};
+    const bool fits = Task(*this, whole, Scratch(nullptr)).bytes <= pool_.workspaceBytes();
     if (fits && (pool_.threads() == 1 || headGroups >= 2 * pool_.threads())) {
       pool_.run(headGroups, [&](int64_t task, int thread) {
         runPart({task / x_.groups, task % x_.groups, 0, x_.repeats, 0, x_.keys, 0, x_.length, true, true}, thread);
@@ -78,7 +78,16 @@ class AttentionGrad {
     }
   }
 
-  struct Task {
+#if MESHWORK_PAIRS
+  friend struct PairGradTask<AttentionGrad, Part>;
+  struct WideTask;
+  using Task = std::conditional_t<std::is_same_v<T, bf16>, PairGradTask<AttentionGrad, Part>, WideTask>;
+#else
+  struct WideTask;
+  using Task = WideTask;
+#endif
+
+  struct WideTask {
     const AttentionGrad& op;
     const AttentionOperands& x;
     const Part part;
@@ -89,10 +98,11 @@ class AttentionGrad {
     S *dk, *dv, *dq;                        // [key][feature]; [head][query block][feature][query]
     S *lse, *delta;
     Indices<S> queryIndices, keyIndices;
+    size_t bytes;  // of the workspace
     int64_t loadedHead = -1, loadedQuery = -1;
     int64_t queries = 0, lanes = 0;  // of the loaded block; lanes: rounded up to whole vectors
 
-    Task(const AttentionGrad& grad, const Part& which, Scratch scratch) : op(grad), x(grad.x_), part(which) {
+    WideTask(const AttentionGrad& grad, const Part& which, Scratch scratch) : op(grad), x(grad.x_), part(which) {
       const int64_t n = op.block_;
       keysLeft = scratch.take<S>(n * x.features);
       valuesLeft = scratch.take<S>(n * x.valueFeatures);
@@ -111,6 +121,7 @@ class AttentionGrad {
       queryIndices.allot(scratch, n);
       keyIndices.allot(scratch, n);
       dq = scratch.take<S>(part.forQueries ? part.heads * queryBlocks() * n * x.features : 0);
+      bytes = scratch.bytes();
     }
 
     int64_t queryBlocks() const { return attentionCeilDiv(part.queries, op.block_); }
@@ -201,12 +212,12 @@ class AttentionGrad {
 
     // Scores become probabilities P, and dP becomes dS = P (dP - delta) scale, for one vector of queries.
     void differentiate(int64_t at, int64_t keys, bool masked) {
-      const V scale = splat(static_cast<S>(x.scale));
-      const V norm = load(lse + at), mean = load(delta + at);
+      const V scale = splat(static_cast<S>(x.scale)), unit = splat(static_cast<S>(x.scale * kScoreUnit<S>));
+      const V norm = load(lse + at) * static_cast<S>(kScoreUnit<S>), mean = load(delta + at);
       for (int64_t key = 0; key < keys; ++key) {
         S* weight = weights + key * lanes + at;
         S* gradient = gradients + key * lanes + at;
-        V p = exp(load(weight) * scale - norm);
+        V p = power(fma(load(weight), unit, -norm));
         if (masked) p = visible(queryIndices, at, keyIndices, key, x.causal) ? p : V{};
         store(weight, p);
         store(gradient, p * (load(gradient) - mean) * scale);

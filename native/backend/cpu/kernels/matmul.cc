@@ -26,7 +26,7 @@ class Matmul : MatmulCall<T, S> {
   using Base::n_, Base::plain_, Base::rightByRows_, Base::rightStride_;
 
  public:
-  explicit Matmul(const Call& call) : Base(call) { group_ = std::is_same_v<S, Compute<T>> ? sumGroup(k_) : k_; }
+  explicit Matmul(const Call& call) : Base(call) {}
 
   void run() {
     if (this->empty()) return;
@@ -143,7 +143,7 @@ class Matmul : MatmulCall<T, S> {
       S* tile = panels_ == 1 ? strip.tiles : strip.tiles + i * width;
       S* to = inPlace ? reinterpret_cast<S*>(element(call_.out[0], at.batch, at.row + i, column)) : tile;
       const int64_t ldTo = inPlace ? call_.out[0].stride(1) : width;
-      findMicroKernel<kVectors, S, B>(rows)(strip.k, group_, strip.packedLeft + i * strip.k, right, ldRight,
+      findMicroKernel<kVectors, S, B>(rows)(strip.k, strip.packedLeft + i * strip.k, right, ldRight,
                                             first ? nullptr : tile, width, to, ldTo);
       if (last && !inPlace) finishRows(at, at.row + i, rows, column, strip.columns, tile, width, strip.bias);
     }
@@ -194,7 +194,6 @@ class Matmul : MatmulCall<T, S> {
     return copied;
   }
 
-  int64_t group_;
   bool direct_ = false, wide_ = false;
   int64_t panels_ = 1, panelK_ = 0;
 };

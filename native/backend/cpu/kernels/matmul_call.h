@@ -16,8 +16,8 @@ struct Finish {
   int32_t flags;
 };
 
-// d = act(alpha * sums + bias) + residual (+ d) for `count` elements of a vector; kWhole: all lanes.
-template <bool kWhole, class S, class D, class R>
+// d = act(alpha * sums + bias) + residual (+ d) for `count` elements of a vector; kWhole: all lanes; kPlain: d = sums.
+template <bool kWhole, bool kPlain, class S, class D, class R>
 MESHWORK_INLINE void finishVector(const S* sums, const S* bias, const R* residual, D* d, int count,
                                   const Finish<S>& how) {
   auto get = [count](const auto* from) {
@@ -27,42 +27,72 @@ MESHWORK_INLINE void finishVector(const S* sums, const S* bias, const R* residua
       return loadPartialAs<S>(from, count);
     }
   };
-  Vec<S> value = load(sums) * how.alpha;
-  if (how.flags & matmul_flag::bias) value += load(bias);
-  if (how.flags & matmul_flag::gelu) value = gelu(value);
-  if (how.flags & matmul_flag::silu) value = silu(value);
-  if (how.flags & matmul_flag::residual) value += get(residual);
-  if (how.flags & matmul_flag::accumulate) value += get(d);
+  Vec<S> value = load(sums);
+  if constexpr (!kPlain) {
+    value *= how.alpha;
+    if (how.flags & matmul_flag::bias) value += load(bias);
+    if (how.flags & matmul_flag::gelu) value = gelu(value);
+    if (how.flags & matmul_flag::silu) value = silu(value);
+    if (how.flags & matmul_flag::residual) value += get(residual);
+    if (how.flags & matmul_flag::accumulate) value += get(d);
+  }
   if constexpr (kWhole) {
-    store(d, value);
+    storeResult(d, value);
   } else {
-    storePartial(d, value, count);
+    storeResult(d, value, count);
   }
 }
 
-// `sums` and `bias` are readable up to whole vectors.
-template <class S, class D, class R>
-void finishRow(const S* sums, const S* bias, const void* residual, void* d, int64_t columns, const Finish<S>& how) {
+// A tile of sums: rows `ld` apart, readable up to whole vectors, as is the bias. The result's and the residual's rows
+// are `ldTo` and `ldResidual` apart.
+template <class S>
+struct FinishTile {
+  int64_t rows, columns;
+  const S* sums;
+  int64_t ld;
+  const S* bias;
+  const void* residual;
+  int64_t ldResidual;
+  void* to;
+  int64_t ldTo;
+};
+
+template <bool kPlain, class S, class D, class R>
+MESHWORK_INLINE void finishRows(const FinishTile<S>& tile, const Finish<S>& how) {
   constexpr int lanes = kLanes<S>;
-  const R* more = static_cast<const R*>(residual);
-  D* to = static_cast<D*>(d);
-  int64_t j = 0;
-  for (; j + lanes <= columns; j += lanes) finishVector<true>(sums + j, bias + j, more + j, to + j, lanes, how);
-  if (j < columns) {
-    finishVector<false>(sums + j, bias + j, more + j, to + j, static_cast<int>(columns - j), how);
+  for (int64_t i = 0; i < tile.rows; ++i) {
+    const S* sums = tile.sums + i * tile.ld;
+    const R* more = static_cast<const R*>(tile.residual) + i * tile.ldResidual;
+    D* to = static_cast<D*>(tile.to) + i * tile.ldTo;
+    int64_t j = 0;
+    for (; j + lanes <= tile.columns; j += lanes) {
+      finishVector<true, kPlain>(sums + j, tile.bias + j, more + j, to + j, lanes, how);
+    }
+    if (j < tile.columns) {
+      finishVector<false, kPlain>(sums + j, tile.bias + j, more + j, to + j, static_cast<int>(tile.columns - j), how);
+    }
+  }
+}
+
+template <class S, class D, class R>
+void finishTile(const FinishTile<S>& tile, const Finish<S>& how) {
+  if (how.flags == 0 && how.alpha == S{1}) {
+    finishRows<true, S, D, R>(tile, how);
+  } else {
+    finishRows<false, S, D, R>(tile, how);
   }
 }
 
 template <class S>
-using FinishRow = void (*)(const S*, const S*, const void*, void*, int64_t, const Finish<S>&);
+using FinishFunction = void (*)(const FinishTile<S>&, const Finish<S>&);
 
 template <class T, class S>
-FinishRow<S> chooseFinish(bool shortResult, bool shortResidual) {
+FinishFunction<S> chooseFinish(bool shortResult, bool shortResidual) {
   if constexpr (!std::is_same_v<T, bf16>) {
-    return finishRow<S, T, T>;
+    return finishTile<S, T, T>;
   } else {
-    if (shortResult) return shortResidual ? finishRow<S, T, T> : finishRow<S, T, S>;
-    return shortResidual ? finishRow<S, S, T> : finishRow<S, S, S>;
+    if (shortResult) return shortResidual ? finishTile<S, T, T> : finishTile<S, T, S>;
+    return shortResidual ? finishTile<S, S, T> : finishTile<S, S, S>;
   }
 }
 
@@ -161,10 +191,11 @@ class MatmulCall {
   // Turns rows of sums (`ld` apart) into the result at (row, column).
   void finishRows(const Block& at, int64_t row, int64_t rows, int64_t column, int64_t columns, const S* sums,
                   int64_t ld, const S* bias) const {
-    for (int64_t i = 0; i < rows; ++i) {
-      const void* more = residual_ ? element(*residual_, at.batch, row + i, column) : nullptr;
-      finish_(sums + i * ld, bias, more, element(call_.out[0], at.batch, row + i, column), columns, how_);
-    }
+    const Operand& d = call_.out[0];
+    const void* more = residual_ ? element(*residual_, at.batch, row, column) : d.data;
+    finish_({rows, columns, sums, ld, bias, more, residual_ ? residual_->stride(1) : 0,
+             element(d, at.batch, row, column), d.stride(1)},
+            how_);
   }
 
   const Call& call_;
@@ -173,7 +204,7 @@ class MatmulCall {
   int64_t leftStride_, rightStride_;
   Finish<S> how_;
   const Operand* residual_;
-  FinishRow<S> finish_;
+  FinishFunction<S> finish_;
   bool plain_;  // the sums are the result
   int64_t blockRows_ = 0, blockColumns_ = 0;
 };
