@@ -6,6 +6,7 @@ import { type ValueSpec, replicated } from "../ir/spec.ts";
 import { verify } from "../ir/verify.ts";
 import { getOp } from "../ops/index.ts";
 import { bucketExchanges } from "../passes/bucket.ts";
+import { fuseEpilogues } from "../passes/epilogue.ts";
 import { fuse } from "../passes/fuse.ts";
 import { gatherParameters, type Regather } from "../passes/gather.ts";
 import { type Precision, placeCasts } from "../passes/precision.ts";
@@ -105,6 +106,7 @@ export const graphPasses: readonly { readonly name: string; readonly run: Pass }
   { name: "stage", run: (g, { stages }) => (stages ? placeStages(g, stages) : g) },
   { name: "recompute", run: (g, s) => (s.recompute ? recompute(g, s.recompute) : g) },
   { name: "fuse", run: (g) => fuse(g) },
+  { name: "epilogue", run: (g) => fuseEpilogues(g) },
   {
     name: "bucket",
     run: (g, { layout, layer = ({ path }) => path }, o) =>

@@ -8,7 +8,8 @@ import type { LowerContext, View } from "../ir/lowering.ts";
 import type { FactorMap, OpRecord } from "../ir/op.ts";
 import { typeText } from "../ir/print.ts";
 import { collapseView, permuteView } from "../ir/view.ts";
-import { expectDType, expectInputs, expectSameDType, floats, streamCost } from "./define.ts";
+import { expectDType, expectInputs, expectSameDType, expectShape, floats, streamCost } from "./define.ts";
+import { type ElementStep, elementwiseAttributes } from "./expression.ts";
 
 export const matmulKernel = defineKernel({
   name: "matmul",
@@ -21,8 +22,18 @@ gelu (tanh form), 16 act is silu. dtypes: all f32, all f64, or a and b bf16 with
   attrs: { flags: "int", alpha: "float" },
 });
 
-/** `equation`: labels separated by spaces, "b m k, b k n -> b m n". `dtype`: f32 results of bf16 operands. */
-export type EinsumParams = { readonly equation: string; readonly dtype?: DType };
+/** What is done with a product before it is the result: act(product + bias) + residual, rounded once. */
+export type Finish = {
+  readonly bias: boolean;
+  readonly activation: "gelu" | "silu" | null;
+  readonly residual: boolean;
+};
+
+/**
+ * `equation`: labels separated by spaces, "b m k, b k n -> b m n". `dtype`: f32 results of bf16 operands. `finish`: made by
+ * the compiler; the bias (the same for all rows) and the residual follow the operands, in the result's shape.
+ */
+export type EinsumParams = { readonly equation: string; readonly dtype?: DType; readonly finish?: Finish };
 
 /** Labels of the operands and the result. */
 export interface Equation {
@@ -99,6 +110,13 @@ function grouped(view: View, labels: readonly string[], groups: readonly (readon
   );
 }
 
+/** Whether a row-major result is [batch, m, n] as it lies, and which of its dims number the rows. */
+export function resultGroups(equation: Equation): { readonly fits: boolean; readonly rows: readonly number[] } {
+  const { batch, m, n } = rolesOf(equation);
+  const fits = [...batch, ...m, ...n].every((label, d) => equation.out[d] === label);
+  return { fits, rows: equation.out.flatMap((label, d) => (n.includes(label) ? [] : [d])) };
+}
+
 function hasUnitStride(view: View, dims: readonly number[]): boolean {
   return sizeOf(view.dims) === 0 || dims.some((d) => view.dims[d] === 1 || view.strides[d] === 1);
 }
@@ -133,12 +151,92 @@ function contractedOrder(a: Operand, b: Operand, { batch, m, n, k }: Roles): rea
   return copies(orders[1]!) < copies(orders[0]!) ? orders[1]! : orders[0]!;
 }
 
+/** The optional operands of the matmul kernel, and its flags. */
+interface Epilogue {
+  readonly views: readonly View[];
+  readonly flags: number;
+}
+
+const noEpilogue: Epilogue = { views: [], flags: 0 };
+
+/** Flags of the matmul kernel. */
+const flag = { bias: 2, residual: 4, gelu: 8, silu: 16 } as const;
+
 /** Runs d = a b for [batch, m, n] views of d with unit stride in n. */
-function emitMatmul<P>(ctx: LowerContext<P>, a: Operand, b: Operand, roles: Roles, d: View): void {
+function emitMatmul<P>(
+  ctx: LowerContext<P>,
+  a: Operand,
+  b: Operand,
+  roles: Roles,
+  d: View,
+  { views, flags }: Epilogue = noEpilogue,
+): void {
   const k = contractedOrder(a, b, roles);
   const left = operandCopied(ctx, a, [roles.batch, roles.m, k]);
   const right = operandCopied(ctx, b, [roles.batch, k, roles.n]);
-  ctx.emit("matmul", [left, right], [d], [0, { float: 1 }]);
+  ctx.emit("matmul", [left, right, ...views], [d], [flags, { float: 1 }]);
+}
+
+/** The views of bias and residual as the kernel takes them; null when the bias differs between rows after all. */
+function epilogueOf(ctx: LowerContext<EinsumParams>, { out }: Equation, roles: Roles, finish: Finish): Epilogue | null {
+  const [first, second] = [ctx.inputs[2], ctx.inputs[3]];
+  const views: View[] = [];
+  let flags = finish.activation === null ? 0 : flag[finish.activation];
+  if (finish.bias) {
+    const bias = collapseView(
+      first!,
+      [roles.batch, roles.m, roles.n].map((group) => group.map((label) => out.indexOf(label))),
+    );
+    const same = bias !== null && [0, 1].every((d) => bias.dims[d]! <= 1 || bias.strides[d] === 0);
+    if (!same) return null;
+    views.push({ ...bias, dims: bias.dims.slice(2), strides: bias.strides.slice(2) });
+    flags |= flag.bias;
+  }
+  if (finish.residual) {
+    const residual = { view: finish.bias ? second! : first!, labels: out };
+    const groups = [roles.batch, roles.m, roles.n];
+    const free = grouped(residual.view, out, groups);
+    views.push(free !== null && hasUnitStride(free, [2]) ? free : grouped(ctx.contiguous(residual.view), out, groups)!);
+    flags |= flag.residual;
+  }
+  return { views, flags };
+}
+
+/** A finished product whose operands do not fit the kernel's epilogue: the product, then an expression. */
+function lowerApart(
+  ctx: LowerContext<EinsumParams>,
+  a: Operand,
+  b: Operand,
+  roles: Roles,
+  out: readonly string[],
+): void {
+  const y = ctx.output(0);
+  const { bias, activation, residual } = ctx.params.finish!;
+  const dtype = a.view.dtype === "bf16" ? "f32" : a.view.dtype;
+  const t = ctx.temporary(dtype, y.dims);
+  emitMatmul(ctx, a, b, roles, grouped(t, out, [roles.batch, roles.m, roles.n])!);
+  const operands = [t, ...ctx.inputs.slice(2)];
+  const steps: ElementStep[] = [];
+  const push = (op: string, inputs: readonly number[]): number => {
+    steps.push({ op, dtype, inputs, attrs: {} });
+    return operands.length + steps.length - 1;
+  };
+  const wide = (i: number): number => (operands[i]!.dtype === dtype ? i : push("cast", [i]));
+  let value = 0;
+  if (bias) value = push("add", [value, wide(1)]);
+  if (activation !== null) value = push(activation, [value]);
+  if (residual) value = push("add", [value, wide(operands.length - 1)]);
+  if (y.dtype !== dtype || steps.length === 0) {
+    steps.push({ op: "cast", dtype: y.dtype, inputs: [value], attrs: {} });
+    value = operands.length + steps.length - 1;
+  }
+  const dtypes = operands.map((view) => view.dtype);
+  ctx.emit(
+    "elementwise",
+    operands,
+    [y],
+    elementwiseAttributes(dtypes, steps, [value], () => -1),
+  );
 }
 
 function lowerEinsum(ctx: LowerContext<EinsumParams>): void {
@@ -147,6 +245,13 @@ function lowerEinsum(ctx: LowerContext<EinsumParams>): void {
   const a = { view: ctx.inputs[0]!, labels: equation.a };
   const b = { view: ctx.inputs[1]!, labels: equation.b };
   const y = ctx.output(0);
+  if (ctx.params.finish) {
+    const epilogue = epilogueOf(ctx, equation, roles, ctx.params.finish);
+    const d = grouped(y, equation.out, [roles.batch, roles.m, roles.n])!;
+    if (epilogue) emitMatmul(ctx, a, b, roles, d, epilogue);
+    else lowerApart(ctx, a, b, roles, equation.out);
+    return;
+  }
   const direct = grouped(y, equation.out, [roles.batch, roles.m, roles.n]);
   if (direct !== null && hasUnitStride(direct, [2])) {
     emitMatmul(ctx, a, b, roles, direct);
@@ -169,17 +274,18 @@ function lowerEinsum(ctx: LowerContext<EinsumParams>): void {
   ctx.emit("copy", [t], [permuteView(y, from)]);
 }
 
-function einsumFactors(equation: string): FactorMap {
+/** `more`: operands in the result's shape. */
+function einsumFactors(equation: string, more: number): FactorMap {
   const { a, b, out } = parseEquation(equation);
-  return { inputs: [a, b], outputs: [out] };
+  return { inputs: [a, b, ...new Array<typeof out>(more).fill(out)], outputs: [out] };
 }
 
 const text = (labels: readonly string[]): string => labels.join(" ");
 
 const einsum: OpRecord<EinsumParams> = {
   name: "einsum",
-  infer(inputs, { equation, dtype }) {
-    expectInputs("einsum", inputs, 2);
+  infer(inputs, { equation, dtype, finish }) {
+    expectInputs("einsum", inputs, 2 + Number(finish?.bias ?? false) + Number(finish?.residual ?? false));
     const [a, b] = [inputs[0]!, inputs[1]!];
     expectDType("einsum", "operand 0", a, floats);
     expectSameDType("einsum", a, b);
@@ -188,9 +294,18 @@ const einsum: OpRecord<EinsumParams> = {
     }
     const parsed = parseEquation(equation);
     const sizes = labelSizes(equation, parsed, inputs);
-    return [{ dtype: dtype ?? a.dtype, shape: parsed.out.map((label) => sizes.get(label)!) }];
+    const result = { dtype: dtype ?? a.dtype, shape: parsed.out.map((label) => sizes.get(label)!) };
+    if (finish && !resultGroups(parsed).fits) throw new ShapeError(`einsum: "${equation}" cannot be finished`);
+    inputs.slice(2).forEach((type, i) => {
+      expectShape("einsum", `operand ${i + 2}`, type, result.shape);
+      expectDType("einsum", `operand ${i + 2}`, type, a.dtype === "bf16" ? ["bf16", "f32"] : [a.dtype]);
+    });
+    return [result];
   },
-  sharding: { factors: (_inputs, _outputs, { equation }) => einsumFactors(equation), linear: [0, 1] },
+  sharding: {
+    factors: (inputs, _outputs, { equation }) => einsumFactors(equation, inputs.length - 2),
+    linear: [0, 1],
+  },
   gradient: {
     rule: (g, { inputs, cotangents, params, wanted }) => {
       const { a, b, out } = parseEquation(params.equation);

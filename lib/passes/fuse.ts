@@ -116,7 +116,8 @@ function sameRoom(a: Node, b: Node): boolean {
   return a.stage >= 0 && a.stage === b.stage && a.segment === b.segment;
 }
 
-function copyNode(b: GraphBuilder, graph: Graph, node: Node, map: number[]): void {
+/** Copies a node of `graph`; `map` gives the copies of its values, and takes those of its results. */
+export function copyNode(b: GraphBuilder, graph: Graph, node: Node, map: number[]): void {
   const outputs = b.append(
     node.op,
     node.inputs.map((v) => map[v]!),

@@ -269,6 +269,32 @@ TEST(attention_f64_and_bf16) {
   }
 }
 
+// Large enough to be multiplied by pairs, where there is a unit for them.
+TEST(attention_bf16_pairs) {
+  check({.length = 170,
+         .keys = 140,
+         .groups = 2,
+         .repeats = 2,
+         .features = 20,
+         .valueFeatures = 33,
+         .flags = 7,
+         .type = DType::bf16});
+  check({.batch = 2, .length = 150, .keys = 150, .features = 64, .valueFeatures = 64, .flags = 1, .type = DType::bf16});
+  check({.batch = 2, .length = 270, .keys = 133, .features = 40, .valueFeatures = 71, .type = DType::bf16});
+  check({.length = 9, .keys = 170, .groups = 2, .repeats = 9, .features = 64, .valueFeatures = 50, .type = DType::bf16});
+  check({.length = 33, .keys = 131, .features = 512, .valueFeatures = 470, .flags = 1, .type = DType::bf16});
+  check({.length = 300,
+         .keys = 300,
+         .groups = 1,
+         .repeats = 3,
+         .features = 48,
+         .valueFeatures = 16,
+         .flags = 3,
+         .type = DType::bf16,
+         .headsFirst = true,
+         .firstPosition = -20});
+}
+
 TEST(attention_empty) {
   check({.batch = 0, .length = 3, .keys = 4, .features = 5, .valueFeatures = 5});
   check({.length = 0, .keys = 4, .features = 5, .valueFeatures = 5});

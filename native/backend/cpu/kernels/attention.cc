@@ -17,8 +17,8 @@ struct Rows {
   int64_t count() const { return heads * positions; }
 };
 
-// T is the storage type, S the type of the sums.
-template <class T, class S = Compute<T>>
+// T is the storage type, S the type of the sums. kPairs: by products of pairs.
+template <class T, class S = Compute<T>, bool kPairs = false>
 class Attention {
   using V = Vec<S>;
   static constexpr int kWidth = kLanes<S>;
@@ -186,7 +186,7 @@ class Attention {
 
 #if MESHWORK_PAIRS
   friend struct PairRows<Attention, Rows>;
-  using Many = std::conditional_t<std::is_same_v<T, bf16>, PairRows<Attention, Rows>, ManyRows>;
+  using Many = std::conditional_t<kPairs, PairRows<Attention, Rows>, ManyRows>;
 #else
   using Many = ManyRows;
 #endif
@@ -302,14 +302,17 @@ class Attention {
 };
 
 void runAttention(const Call& call) {
+  const bool small = isSmall(AttentionOperands(call, 3));
   switch (call.in[0].view->dtype) {
     case DType::f64:
       return Attention<double>(call).run();
     case DType::bf16:
+#if MESHWORK_PAIRS
+      if (!small) return Attention<bf16, float, true>(call).run();
+#endif
       return Attention<bf16>(call).run();
     default:
-      return sumsInDouble(AttentionOperands(call, 3)) ? Attention<float, double>(call).run()
-                                                      : Attention<float>(call).run();
+      return small ? Attention<float, double>(call).run() : Attention<float>(call).run();
   }
 }
 

@@ -91,8 +91,9 @@ struct AttentionOperands {
   }
 };
 
-// Whether float32 attention computes in float64: small problems do, as small products do (see matmul.cc).
-inline bool sumsInDouble(const AttentionOperands& x) {
+// Whether float32 attention computes in float64, and bfloat16 attention in float32 throughout, without rounding
+// probabilities to multiply pairs: small problems do, as small products do (see matmul.cc).
+inline bool isSmall(const AttentionOperands& x) {
   constexpr double kMostProducts = 1 << 20;  // b h t s d
   double products = static_cast<double>(std::max(x.features, x.valueFeatures));
   for (int64_t dim : {x.batch, x.heads, x.length, x.keys}) products *= static_cast<double>(dim);

@@ -16,8 +16,8 @@ struct Part {
   bool forKeys, forQueries;
 };
 
-// T is the storage type, S the type of the sums.
-template <class T, class S = Compute<T>>
+// T is the storage type, S the type of the sums. kPairs: by products of pairs.
+template <class T, class S = Compute<T>, bool kPairs = false>
 class AttentionGrad {
   using V = Vec<S>;
   static constexpr int kWidth = kLanes<S>;
@@ -81,7 +81,7 @@ class AttentionGrad {
 #if MESHWORK_PAIRS
   friend struct PairGradTask<AttentionGrad, Part>;
   struct WideTask;
-  using Task = std::conditional_t<std::is_same_v<T, bf16>, PairGradTask<AttentionGrad, Part>, WideTask>;
+  using Task = std::conditional_t<kPairs, PairGradTask<AttentionGrad, Part>, WideTask>;
 #else
   struct WideTask;
   using Task = WideTask;
@@ -272,14 +272,17 @@ class AttentionGrad {
 };
 
 void runAttentionGrad(const Call& call) {
+  const bool small = isSmall(AttentionOperands(call, 6));
   switch (call.in[0].view->dtype) {
     case DType::f64:
       return AttentionGrad<double>(call).run();
     case DType::bf16:
+#if MESHWORK_PAIRS
+      if (!small) return AttentionGrad<bf16, float, true>(call).run();
+#endif
       return AttentionGrad<bf16>(call).run();
     default:
-      return sumsInDouble(AttentionOperands(call, 6)) ? AttentionGrad<float, double>(call).run()
-                                                      : AttentionGrad<float>(call).run();
+      return small ? AttentionGrad<float, double>(call).run() : AttentionGrad<float>(call).run();
   }
 }
 
