@@ -281,7 +281,8 @@ TEST(attention_bf16_pairs) {
          .type = DType::bf16});
   check({.batch = 2, .length = 150, .keys = 150, .features = 64, .valueFeatures = 64, .flags = 1, .type = DType::bf16});
   check({.batch = 2, .length = 270, .keys = 133, .features = 40, .valueFeatures = 71, .type = DType::bf16});
-  check({.length = 9, .keys = 170, .groups = 2, .repeats = 9, .features = 64, .valueFeatures = 50, .type = DType::bf16});
+  check(
+      {.length = 9, .keys = 170, .groups = 2, .repeats = 9, .features = 64, .valueFeatures = 50, .type = DType::bf16});
   check({.length = 33, .keys = 131, .features = 512, .valueFeatures = 470, .flags = 1, .type = DType::bf16});
   check({.length = 300,
          .keys = 300,

@@ -25,8 +25,8 @@ constexpr int kTileVectors = 2;
 template <class S>
 constexpr int kTileColumns = kTileVectors * kLanes<S>;
 
-// Stores a result or the first n lanes of one. As bfloat16 by the processor's own conversion, where kernels are compiled
-// for it: it gives 0 for what is below 2^-126.
+// Stores a result or the first n lanes of one. As bfloat16 by the processor's own conversion, where kernels are
+// compiled for it: it gives 0 for what is below 2^-126.
 template <class T, class V>
 MESHWORK_INLINE void storeResult(T* to, V value) {
 #ifdef __AVX512BF16__

@@ -1,5 +1,6 @@
 // attention: softmax(scale q k^T + mask) v, block by block with a running maximum and sum, never storing t x s.
 #include "backend/cpu/kernels/attention.h"
+
 #include "backend/cpu/kernels/attention_pairs.h"
 
 namespace meshwork::MESHWORK_ISA {

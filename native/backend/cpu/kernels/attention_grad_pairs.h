@@ -1,5 +1,5 @@
-// attention_grad of bfloat16 by products of pairs (see pairs.h). Scores are made a panel of pairs::kColumns queries at a
-// time, [key][query]; P and dS are kept as bfloat16 rows of a key, the left sides of the products for dk and dv.
+// attention_grad of bfloat16 by products of pairs (see pairs.h). Scores are made a panel of pairs::kColumns queries at
+// a time, [key][query]; P and dS are kept as bfloat16 rows of a key, the left sides of the products for dk and dv.
 #pragma once
 #include "backend/cpu/kernels/attention.h"
 #include "backend/cpu/pairs.h"
@@ -20,7 +20,7 @@ struct PairGradTask {
   uint32_t* changes;                             // dS of one panel, a right side: keys by queries
   bf16 *weights, *gradients;                     // P and dS, [key][query]
   uint32_t* packed;                              // either one as a left side, keys by queries
-  float *dk, *dv, *dq;                           // panels of features: [panel][key][32]; [head][block][panel][feature][32]
+  float *dk, *dv, *dq;  // panels of features: [panel][key][32]; [head][block][panel][feature][32]
   float *rows, *lse, *delta;
   Indices<float> queryIndices, keyIndices;
   size_t bytes;  // of the workspace
@@ -224,10 +224,12 @@ struct PairGradTask {
 
   void writeKeys(const Operand& to, int64_t first, int64_t count, int64_t features, const float* from) const {
     for (int64_t f = 0; f < features; f += 16) {
-      const float* panel = from + f / pairs::kColumns * pairs::wholeRows(op.block_) * pairs::kColumns + f % pairs::kColumns;
+      const float* panel =
+          from + f / pairs::kColumns * pairs::wholeRows(op.block_) * pairs::kColumns + f % pairs::kColumns;
       const int columns = static_cast<int>(std::min<int64_t>(16, features - f));
       for (int64_t i = 0; i < count; ++i) {
-        storePartial(headRow<bf16>(to, part.batch, first + i, part.group) + f, load(panel + i * pairs::kColumns), columns);
+        storePartial(headRow<bf16>(to, part.batch, first + i, part.group) + f, load(panel + i * pairs::kColumns),
+                     columns);
       }
     }
   }
