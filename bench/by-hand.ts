@@ -1,4 +1,5 @@
-// Memory-bound work in turns with the same written by hand (bench/native/probe.cc): an elementwise chain, an all_reduce.
+// Memory-bound work in turns with the same written by hand (bench/native/probe.cc): an elementwise chain, an
+// all_reduce.
 import { compile, Mesh, type Tensor } from "../lib/index.ts";
 import type { Figures, PartResult } from "./aims.ts";
 import { inTurns, median, ratio } from "./measure.ts";

@@ -1,5 +1,5 @@
-// Tracing and compiling, nothing is computed: GPT-2 (12 layers) for 8 devices, by stage of the pass list; and how the time grows
-// with layers and with devices, for every kind of layout.
+// Tracing and compiling, nothing is computed: GPT-2 (12 layers) for 8 devices, by stage of the pass list; and how the
+// time grows with layers and with devices, for every kind of layout.
 import { Mesh, nn, optim, planTrainStep, type TrainStepOptions } from "../lib/index.ts";
 import { timing } from "./measure.ts";
 import { stepOptions, workloads } from "./models.ts";
@@ -133,7 +133,9 @@ async function plan(given: Case): Promise<Row> {
   };
 }
 
-/** Times of large models: by layers, by equal devices, and of every kind of layout; the longest of the last in seconds. */
+/**
+ * Times of large models: by layers, by equal devices, and of every kind of layout; the longest of the last in seconds.
+ */
 export async function benchGrowth(): Promise<{ table: Table; longest: number }> {
   await plan(growing[0]!); // loads what compiles
   const rows: Row[] = [];

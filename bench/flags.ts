@@ -27,7 +27,9 @@ export const everything: Selection = {
 export const flagsHelp =
   "kernels and collectives take --ops a,b --types f32,bf16 --sizes 64K,16M --ranks 2,4 --device cpu|cuda";
 
-/** Splits a command line into the parts asked for and what to measure of them. Throws Error for what it does not know. */
+/**
+ * Splits a command line into the parts asked for and what to measure of them. Throws Error for what it does not know.
+ */
 export function parseCommand(args: readonly string[]): { parts: string[]; selection: Selection } {
   const options = { ops: {}, types: {}, sizes: {}, ranks: {}, device: {} };
   const { values, positionals } = parseArgs({

@@ -66,7 +66,9 @@ async function rates(
   });
 }
 
-/** Two shapes, two precisions, one thread and all. An aim's figure is the worst of its shapes and numbers of threads. */
+/**
+ * Two shapes, two precisions, one thread and all. An aim's figure is the worst of its shapes and numbers of threads.
+ */
 export async function benchMatmul(probe: Helper): Promise<PartResult> {
   if (typeof probe === "string") {
     return {

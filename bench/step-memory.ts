@@ -1,4 +1,5 @@
-// Three training steps in a process of their own: prints its peak resident memory. Usage: step-memory.ts WORKLOAD f32|bf16
+// Three training steps in a process of their own: prints its peak resident memory. Usage: step-memory.ts WORKLOAD
+// f32|bf16
 import { Mesh, nn, trainStep } from "../lib/index.ts";
 import { batchOf, stepOptions, workloads } from "./models.ts";
 

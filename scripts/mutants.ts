@@ -28,7 +28,10 @@ function rowText({ mutant, run }: Found): string {
   return `| ${mutant.name} | ${mutant.class} | \`${file}\` | ${by} | ${text(run.seconds)} |`;
 }
 
-/** The document with these rows in its table, in the order of the list; rows of others stay, but for mistakes that are gone. */
+/**
+ * The document with these rows in its table, in the order of the list; rows of others stay, but for mistakes that are
+ * gone.
+ */
 function documentWith(found: readonly Found[]): string {
   const whole = readFileSync(document, "utf8");
   const [from, to] = [whole.indexOf(begin) + begin.length, whole.indexOf(end)];

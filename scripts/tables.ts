@@ -12,7 +12,8 @@ function camel(name: string): string {
 function comment(text: string): string {
   return text
     .split("\n")
-    .map((line) => `// ${line}`)
+    .flatMap((line) => line.match(/.{1,117}(?= |$)/g) ?? [""])
+    .map((line) => `// ${line.trim()}`)
     .join("\n");
 }
 
@@ -72,12 +73,9 @@ export function opcodesHeader(): string {
   for (const [name, { code }] of Object.entries(elementOps)) out.push(`  ${name}_ = ${code},`);
   out.push("};", `constexpr int kEOpCount = ${Object.keys(elementOps).length};`);
   out.push("constexpr int kEOpArity[kEOpCount] = {");
-  out.push(
-    `  ${Object.values(elementOps)
-      .map((e) => e.arity)
-      .join(", ")}`,
-    "};",
-  );
+  const arities = Object.values(elementOps).map((e) => e.arity);
+  for (let i = 0; i < arities.length; i += 32) out.push(`  ${arities.slice(i, i + 32).join(", ")},`);
+  out.push("};");
   out.push("// clang-format on", "", "}  // namespace meshwork", "");
   return out.join("\n");
 }

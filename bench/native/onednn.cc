@@ -1,5 +1,5 @@
-// oneDNN's matrix product, for bench/: float32 by dnnl_sgemm, bfloat16 with weights in the layout that it likes best. Reads
-// "M N K THREADS f32|bf16" a line, answers {"gflops": ...}.
+// oneDNN's matrix product, for bench/: float32 by dnnl_sgemm, bfloat16 with weights in the layout that it likes best.
+// Reads "M N K THREADS f32|bf16" a line, answers {"gflops": ...}.
 #include <omp.h>
 
 #include <algorithm>
@@ -25,7 +25,8 @@ double rateOf(double flops, const std::function<void()>& multiply) {
 }
 
 double float32(int64_t m, int64_t n, int64_t k) {
-  std::vector<float> a(static_cast<size_t>(m * k), 0.5f), b(static_cast<size_t>(k * n), 0.25f), c(static_cast<size_t>(m * n));
+  std::vector<float> a(static_cast<size_t>(m * k), 0.5f), b(static_cast<size_t>(k * n), 0.25f);
+  std::vector<float> c(static_cast<size_t>(m * n));
   return rateOf(2.0 * m * n * k,
                 [&] { dnnl_sgemm('N', 'N', m, n, k, 1, a.data(), k, b.data(), n, 0, c.data(), n); });
 }

@@ -14,7 +14,8 @@ int main() {
   std::string dtype;
   while (std::cin >> m >> n >> k >> threads >> dtype) {
     openblas_set_num_threads(threads);
-    std::vector<float> a(static_cast<size_t>(m) * k, 0.5f), b(static_cast<size_t>(k) * n, 0.25f), c(static_cast<size_t>(m) * n);
+    std::vector<float> a(static_cast<size_t>(m) * k, 0.5f), b(static_cast<size_t>(k) * n, 0.25f);
+    std::vector<float> c(static_cast<size_t>(m) * n);
     std::vector<double> rates;
     for (int i = 0; i < 8; ++i) {
       const auto begin = std::chrono::steady_clock::now();

@@ -12,7 +12,9 @@ export interface TensorDifference {
   readonly normB: number;
   /** Norm of b - a. */
   readonly norm: number;
-  /** The largest |b - a| and its index; 0 and an empty one where there is none. A NaN on one side is larger than all. */
+  /**
+   * The largest |b - a| and its index; 0 and an empty one where there is none. A NaN on one side is larger than all.
+   */
   readonly largest: number;
   readonly at: readonly number[];
   /** Elements of other bits; between two dtypes those of other values, where two NaNs are the same. */
@@ -45,7 +47,9 @@ interface Piece {
   readonly count: number;
 }
 
-/** Tensors as pieces, those of all experts of a layer split where the other list has one for each, as models' files do. */
+/**
+ * Tensors as pieces, those of all experts of a layer split where the other list has one for each, as models' files do.
+ */
 function piecesOf({ tensors }: TensorList, other: TensorList): Piece[] {
   const names = new Set(other.tensors.map(({ name }) => bare(name)));
   return tensors.flatMap((tensor): Piece[] => {

@@ -89,7 +89,9 @@ export function toFloat32(dtype: StoredDType, bytes: Uint8Array): Float32Array |
   }
 }
 
-/** Values of 8-bit floats with so many bits of fraction, by their bits; `finite` has no infinities, and one NaN a sign. */
+/**
+ * Values of 8-bit floats with so many bits of fraction, by their bits; `finite` has no infinities, and one NaN a sign.
+ */
 function eighthTable(fractionBits: number, finite: boolean): Float32Array {
   const exponentBits = 7 - fractionBits;
   const [bias, top] = [2 ** (exponentBits - 1) - 1, 2 ** exponentBits - 1];

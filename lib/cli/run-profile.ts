@@ -8,7 +8,9 @@ import type { RunFolder } from "../train/run-folder.ts";
 import type { StepResult, TrainStep } from "../train/step.ts";
 import type { Log } from "./log.ts";
 
-/** Steps that a profile shows: the second and those behind it, as the first one touches its memory for the first time. */
+/**
+ * Steps that a profile shows: the second and those behind it, as the first one touches its memory for the first time.
+ */
 const profiledSteps = 3;
 
 /** What a profile needs of a run. */

@@ -28,9 +28,9 @@ import { ringAttention, ringAttentionGrad, ringAxis } from "./ring-attention.ts"
 
 export const ropeKernel = defineKernel({
   name: "rope",
-  doc: `Rotary positions, "rotate half" form: x[b,t,h,d] and y the same dims, unit stride in d; positions i32 [b,t] (stride 0
-allowed). Angle of pair i: position * inv_freq[i], inv_freq f32 or f64 [d/2], computed in the statistics' type.
-inverse 1 rotates back (the gradient). f32, f64, bf16.`,
+  doc: `Rotary positions, "rotate half" form: x[b,t,h,d] and y the same dims, unit stride in d; positions i32 [b,t]
+(stride 0 allowed). Angle of pair i: position * inv_freq[i], inv_freq f32 or f64 [d/2], computed in the statistics'
+type. inverse 1 rotates back (the gradient). f32, f64, bf16.`,
   inputs: ["x", "positions", "inv_freq"],
   outputs: ["y"],
   attrs: { inverse: "int" },
@@ -38,11 +38,12 @@ inverse 1 rotates back (the gradient). f32, f64, bf16.`,
 
 export const attentionKernel = defineKernel({
   name: "attention",
-  doc: `out[b,t,h,d] = softmax(scale * q k^T + mask) v per head; q[b,t,h,d], k[b,s,g,d], v[b,s,g,e] (out [b,t,h,e]); h = g*r, query
-head j uses key head j / r. lse[b,h,t] = log-sum-exp of the scaled scores (f32; f64 for f64). flags: 1 causal (key position
-<= query position), 2 positions_q[b,t] and positions_k[b,s] i32 are given (else the indices), 4 segments_q and segments_k
-i32 are given (only equal segments attend). Inputs that are not given are absent, the others keep their order. A row with
-no visible key gives out = 0 and lse = -inf. Unit stride in d and e, any other strides. Never stores t x s.`,
+  doc: `out[b,t,h,d] = softmax(scale * q k^T + mask) v per head; q[b,t,h,d], k[b,s,g,d], v[b,s,g,e] (out [b,t,h,e]); h =
+g*r, query head j uses key head j / r. lse[b,h,t] = log-sum-exp of the scaled scores (f32; f64 for f64). flags: 1
+causal (key position <= query position), 2 positions_q[b,t] and positions_k[b,s] i32 are given (else the indices), 4
+segments_q and segments_k i32 are given (only equal segments attend). Inputs that are not given are absent, the
+others keep their order. A row with no visible key gives out = 0 and lse = -inf. Unit stride in d and e, any other
+strides. Never stores t x s.`,
   inputs: ["q", "k", "v", "positions_q?", "positions_k?", "segments_q?", "segments_k?"],
   outputs: ["out", "lse"],
   attrs: { flags: "int", scale: "float" },
@@ -50,8 +51,8 @@ no visible key gives out = 0 and lse = -inf. Unit stride in d and e, any other s
 
 export const attentionGradKernel = defineKernel({
   name: "attention_grad",
-  doc: `dq, dk, dv (dims of q, k, v) of attention. Recomputes the probabilities from lse. Sums in a fixed order. Optional inputs as
-attention's.`,
+  doc: `dq, dk, dv (dims of q, k, v) of attention. Recomputes the probabilities from lse. Sums in a fixed order.
+Optional inputs as attention's.`,
   inputs: ["q", "k", "v", "out", "lse", "dout", "positions_q?", "positions_k?", "segments_q?", "segments_k?"],
   outputs: ["dq", "dk", "dv"],
   attrs: { flags: "int", scale: "float" },
@@ -59,7 +60,8 @@ attention's.`,
 
 /**
  * Scores are scaled by `scale`. `causal`: a query sees keys at its position and before. `positions`: two operands give
- * the positions (else they are the indices). `segments`: two operands give segments, and only equal ones see each other.
+ * the positions (else they are the indices). `segments`: two operands give segments, and only equal ones see each
+ * other.
  */
 export type AttentionParams = {
   readonly causal: boolean;
@@ -107,7 +109,10 @@ function expectAttention(op: string, inputs: readonly TensorType[]): [TensorType
 
 const kvFactors = ["b", null, "g", null];
 
-/** Factors of operands by kind: q-like, k-like, lse; then the marks. Queries may be split where their index says nothing. */
+/**
+ * Factors of operands by kind: q-like, k-like, lse; then the marks. Queries may be split where their index says
+ * nothing.
+ */
 function attentionFactors(count: number, params: AttentionParams, inputs: string, outputs: string): FactorMap {
   const t = params.causal && !params.positions ? null : "t";
   const of = (kind: string): (string | null)[] =>
@@ -128,8 +133,8 @@ function ringOf(specs: readonly ValueSpec[], { causal, positions }: AttentionPar
 }
 
 /**
- * So many products of width d or e for each pair of query and key; causal attention of a sequence to itself, or of zig-zag
- * parts of it to each other, sees half of the pairs.
+ * So many products of width d or e for each pair of query and key; causal attention of a sequence to itself, or of
+ * zig-zag parts of it to each other, sees half of the pairs.
  */
 function pairFlops(inputs: readonly TensorType[], { causal, positions }: AttentionParams, products: number): number {
   const [q, v] = [inputs[0]!, inputs[2]!];

@@ -1,4 +1,5 @@
-// Buckets: collectives of one kind over the same ranks, on several tensors, as one exchange. The bucket pass makes them.
+// Buckets: collectives of one kind over the same ranks, on several tensors, as one exchange. The bucket pass makes
+// them.
 import { ShapeError } from "../core/errors.ts";
 import type { Attribute } from "../ir/lowering.ts";
 import type { OpRecord } from "../ir/op.ts";

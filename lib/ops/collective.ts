@@ -10,8 +10,9 @@ import { reduceKinds } from "./reduction.ts";
 
 export const allReduceKernel = defineKernel({
   name: "all_reduce",
-  doc: `y = x reduced over the ranks of a group, in rank order (same bits on every rank). Contiguous, same dims, y may be x. kind:
-0 sum, 1 max, 2 min. Further tensors, each x with its y (all x first), are exchanged with the first at once: a bucket.`,
+  doc: `y = x reduced over the ranks of a group, in rank order (same bits on every rank). Contiguous, same dims, y may
+be x. kind: 0 sum, 1 max, 2 min. Further tensors, each x with its y (all x first), are exchanged with the first at
+once: a bucket.`,
   inputs: ["x", "more*"],
   outputs: ["y", "more*"],
   attrs: { group: "table", kind: "int" },
@@ -19,8 +20,9 @@ export const allReduceKernel = defineKernel({
 
 export const allGatherKernel = defineKernel({
   name: "all_gather",
-  doc: `y = the ranks' x joined along dim, in group order. counts is the index in table of the first of n per-rank sizes (n the
-group's size; the sizes may be 0). All other dims agree. Contiguous. Each further tensor of a bucket has words dim, counts.`,
+  doc: `y = the ranks' x joined along dim, in group order. counts is the index in table of the first of n per-rank sizes
+(n the group's size; the sizes may be 0). All other dims agree. Contiguous. Each further tensor of a bucket has words
+dim, counts.`,
   inputs: ["x", "more*"],
   outputs: ["y", "more*"],
   attrs: { group: "table", dim: "int", counts: "int" },
@@ -38,8 +40,8 @@ export const reduceScatterKernel = defineKernel({
 
 export const allToAllKernel = defineKernel({
   name: "all_to_all",
-  doc: `x is cut along split_dim into one part per rank (sizes table[split_counts...]); part i goes to rank i; y joins what arrives
-along join_dim (sizes table[join_counts...]). Contiguous. split_dim may equal join_dim.`,
+  doc: `x is cut along split_dim into one part per rank (sizes table[split_counts...]); part i goes to rank i; y joins
+what arrives along join_dim (sizes table[join_counts...]). Contiguous. split_dim may equal join_dim.`,
   inputs: ["x"],
   outputs: ["y"],
   attrs: { group: "table", split_dim: "int", join_dim: "int", split_counts: "int", join_counts: "int" },
@@ -55,8 +57,8 @@ export const broadcastKernel = defineKernel({
 
 export const shardSliceKernel = defineKernel({
   name: "shard_slice",
-  doc: `y = the part of x along dim that begins at start (moved into [0, x's size - y's size]); the other dims agree. Any strides
-on both sides (y without repeats).`,
+  doc: `y = the part of x along dim that begins at start (moved into [0, x's size - y's size]); the other dims agree.
+Any strides on both sides (y without repeats).`,
   inputs: ["x"],
   outputs: ["y"],
   attrs: { dim: "int", start: "table" },

@@ -13,10 +13,11 @@ import { type ElementStep, elementwiseAttributes } from "./expression.ts";
 
 export const matmulKernel = defineKernel({
   name: "matmul",
-  doc: `d[b,m,n] = act(alpha * sum_k a[b,m,k] * b[b,k,n] + bias[n]) + residual[b,m,n] (+ d when flags has 1). Rank 3 each, bias
-rank 1; a and b have unit stride in one of their two last dims (any other strides, batch stride 0 allowed), d and residual
-unit stride in n. k = 0 gives zero products. flags: 1 accumulate into d, 2 bias is given, 4 residual is given, 8 act is
-gelu (tanh form), 16 act is silu. dtypes: all f32, all f64, or a and b bf16 with d, bias and residual each bf16 or f32.`,
+  doc: `d[b,m,n] = act(alpha * sum_k a[b,m,k] * b[b,k,n] + bias[n]) + residual[b,m,n] (+ d when flags has 1). Rank 3
+each, bias rank 1; a and b have unit stride in one of their two last dims (any other strides, batch stride 0
+allowed), d and residual unit stride in n. k = 0 gives zero products. flags: 1 accumulate into d, 2 bias is given, 4
+residual is given, 8 act is gelu (tanh form), 16 act is silu. dtypes: all f32, all f64, or a and b bf16 with d, bias
+and residual each bf16 or f32.`,
   inputs: ["a", "b", "bias?", "residual?"],
   outputs: ["d"],
   attrs: { flags: "int", alpha: "float" },
@@ -30,8 +31,8 @@ export type Finish = {
 };
 
 /**
- * `equation`: labels separated by spaces, "b m k, b k n -> b m n". `dtype`: f32 results of bf16 operands. `finish`: made by
- * the compiler; the bias (the same for all rows) and the residual follow the operands, in the result's shape.
+ * `equation`: labels separated by spaces, "b m k, b k n -> b m n". `dtype`: f32 results of bf16 operands. `finish`:
+ * made by the compiler; the bias (the same for all rows) and the residual follow the operands, in the result's shape.
  */
 export type EinsumParams = { readonly equation: string; readonly dtype?: DType; readonly finish?: Finish };
 

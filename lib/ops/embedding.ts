@@ -22,8 +22,8 @@ import {
 
 export const embeddingKernel = defineKernel({
   name: "embedding",
-  doc: `y[i,w] = table[ids[i] - start, w]; a zero row where ids[i] - start is not a row of this table (shards of a vocabulary).
-ids i32 rank 1; table and y the same dtype (f32, f64, bf16), unit stride in w.`,
+  doc: `y[i,w] = table[ids[i] - start, w]; a zero row where ids[i] - start is not a row of this table (shards of a
+vocabulary). ids i32 rank 1; table and y the same dtype (f32, f64, bf16), unit stride in w.`,
   inputs: ["table", "ids"],
   outputs: ["y"],
   attrs: { start: "table" },

@@ -8,16 +8,17 @@ import { startEntry } from "./define.ts";
 
 export const elementwiseKernel = defineKernel({
   name: "elementwise",
-  doc: `Runs a straight-line expression for every element. All operands have the output's rank and dims; inputs may repeat
-(stride 0). Words after count: count instructions of 5 words [eop, type, a, b, c], then the number of outputs, then one
-value number per output. Values 0..inputs-1 are the inputs; instruction k makes value inputs+k. type: 0 f32, 1 f64, 2 i32,
-the type of the operands a, b, c (for select: of b and c); for cast the type of the result, converted from a's own type.
-bf16 and f16 load as f32, bool as i32 0/1, and stores round to nearest even (f32 to bool: not zero). Comparisons, and, or,
-not and is_finite give i32 0/1. const: a is an index into floats. iota: a is a dim, the value is the index in that dim
-plus table[b] (b = -1: plus nothing). round_to: rounds an f32 to dtype b and back. No contraction to fused multiply-add.
-i32 add, sub and mul wrap around, div truncates, division by zero gives 0. rem has the sign of a (fmod); round is half to even;
-max, min and sign give NaN for NaN; cast to i32 truncates and saturates, NaN gives 0. gelu is the tanh form; gelu_grad and
-silu_grad take a = x, b = dy and give dy times the derivative at x. At most 256 values in all and 64 outputs.`,
+  doc: `Runs a straight-line expression for every element. All operands have the output's rank and dims; inputs may
+repeat (stride 0). Words after count: count instructions of 5 words [eop, type, a, b, c], then the number of outputs,
+then one value number per output. Values 0..inputs-1 are the inputs; instruction k makes value inputs+k. type: 0 f32,
+1 f64, 2 i32, the type of the operands a, b, c (for select: of b and c); for cast the type of the result, converted
+from a's own type. bf16 and f16 load as f32, bool as i32 0/1, and stores round to nearest even (f32 to bool: not
+zero). Comparisons, and, or, not and is_finite give i32 0/1. const: a is an index into floats. iota: a is a dim, the
+value is the index in that dim plus table[b] (b = -1: plus nothing). round_to: rounds an f32 to dtype b and back. No
+contraction to fused multiply-add. i32 add, sub and mul wrap around, div truncates, division by zero gives 0. rem has
+the sign of a (fmod); round is half to even; max, min and sign give NaN for NaN; cast to i32 truncates and saturates,
+NaN gives 0. gelu is the tanh form; gelu_grad and silu_grad take a = x, b = dy and give dy times the derivative at x.
+At most 256 values in all and 64 outputs.`,
   inputs: ["x*"],
   outputs: ["y*"],
   attrs: { count: "int" },
@@ -90,7 +91,9 @@ function computeType(dtype: DType): number {
   return dtype === "f64" ? compute.f64 : dtype === "i32" || dtype === "bool" ? compute.i32 : compute.f32;
 }
 
-/** Collects instructions; the expression's value numbers are mapped to the kernel's, which has extra steps for rounding. */
+/**
+ * Collects instructions; the expression's value numbers are mapped to the kernel's, which has extra steps for rounding.
+ */
 class Assembler {
   readonly words: Attribute[] = [];
   private readonly numbers: number[];
@@ -150,8 +153,9 @@ class Assembler {
 }
 
 /**
- * Attributes of the elementwise kernel for an expression over inputs of these dtypes. A chain gives the same bits as its
- * ops one by one. `start` gives the word for where this device's part of a dim begins (an index into the table, or -1).
+ * Attributes of the elementwise kernel for an expression over inputs of these dtypes. A chain gives the same bits as
+ * its ops one by one. `start` gives the word for where this device's part of a dim begins (an index into the table, or
+ * -1).
  */
 export function elementwiseAttributes(
   inputs: readonly DType[],

@@ -1,5 +1,5 @@
-// The native kernels that op records lower to, in the order of their codes. `npm run tables` writes native/core/opcodes.h
-// from this list.
+// The native kernels that op records lower to, in the order of their codes. `npm run tables` writes
+// native/core/opcodes.h from this list.
 import { attentionGradKernel, attentionKernel, ropeKernel } from "./attention.ts";
 import {
   allGatherKernel,

@@ -30,8 +30,8 @@ export type ConstantParams = { readonly value: number; readonly dtype: DType; re
 export type IotaParams = { readonly dim: number; readonly shape: readonly number[] };
 /**
  * Random numbers that depend on the key (i32 [3]: seed low, seed high, step), the site and the global index of each
- * element only. `indexed`: dims, ascending, whose indices further operands give, i32 [shape[dim]]: a sample's index in the
- * global batch, the position of a token whose sequence was reordered.
+ * element only. `indexed`: dims, ascending, whose indices further operands give, i32 [shape[dim]]: a sample's index in
+ * the global batch, the position of a token whose sequence was reordered.
  */
 export type RandomParams = {
   readonly kind: "bits" | "uniform" | "normal";
@@ -111,12 +111,13 @@ const iota: OpRecord<IotaParams> = {
 
 export const randomKernel = defineKernel({
   name: "random",
-  doc: `Counter-based random numbers, Philox4x32-10. key i32 [3] = seed low, seed high, step. Words after kind, site, indexed: for
-each dim of y, two words: start (index into table, -1 for 0) and the global size of that dim. The global linear index of an
-element is row-major over global sizes with index start + local index; for each dim d of y whose bit 1 << d indexed has, an
-input, i32 [dims[d]], gives the index in that dim instead (inputs in the dims' order). counter = [lo(q), hi(q), site, step], q = index / 4, key = [seed low, seed high]; lane = index % 4.
-kind 0: bits (i32). 1: uniform f32 (bits >> 8) * 2^-24, in [0, 1). 2: normal, Box-Muller on the lane pairs (0,1) and (2,3),
-r = sqrt(-2 log(1 - u1)), (r cos 2 pi u2, r sin 2 pi u2), in f32 by own polynomials (no contraction: same bits on every
+  doc: `Counter-based random numbers, Philox4x32-10. key i32 [3] = seed low, seed high, step. Words after kind, site,
+indexed: for each dim of y, two words: start (index into table, -1 for 0) and the global size of that dim. The global
+linear index of an element is row-major over global sizes with index start + local index; for each dim d of y whose
+bit 1 << d indexed has, an input, i32 [dims[d]], gives the index in that dim instead (inputs in the dims' order).
+counter = [lo(q), hi(q), site, step], q = index / 4, key = [seed low, seed high]; lane = index % 4. kind 0: bits
+(i32). 1: uniform f32 (bits >> 8) * 2^-24, in [0, 1). 2: normal, Box-Muller on the lane pairs (0,1) and (2,3), r =
+sqrt(-2 log(1 - u1)), (r cos 2 pi u2, r sin 2 pi u2), in f32 by own polynomials (no contraction: same bits on every
 path). f64 and bf16 y take the f32 number, converted.`,
   inputs: ["key", "indices*"],
   outputs: ["y"],

@@ -22,8 +22,8 @@ import {
 
 export const crossEntropyKernel = defineKernel({
   name: "cross_entropy",
-  doc: `Per row r of logits[r,v] (f32, f64, bf16): lse = log(sum(exp(logits))), nll = lse - logits[target]; nll = 0 where target
-equals ignore or is outside [0, v). targets i32 [r]; nll and lse f32 (f64 for f64 logits).`,
+  doc: `Per row r of logits[r,v] (f32, f64, bf16): lse = log(sum(exp(logits))), nll = lse - logits[target]; nll = 0
+where target equals ignore or is outside [0, v). targets i32 [r]; nll and lse f32 (f64 for f64 logits).`,
   inputs: ["logits", "targets"],
   outputs: ["nll", "lse"],
   attrs: { ignore: "int" },
@@ -31,8 +31,8 @@ equals ignore or is outside [0, v). targets i32 [r]; nll and lse f32 (f64 for f6
 
 export const crossEntropyPartialKernel = defineKernel({
   name: "cross_entropy_partial",
-  doc: `For a shard of the vocabulary starting at start: sumexp[r] = sum(exp(logits - max[r])) and target_logit[r] = the target's
-logit if it is in this shard and not ignored, else 0. An empty shard gives zeros.`,
+  doc: `For a shard of the vocabulary starting at start: sumexp[r] = sum(exp(logits - max[r])) and target_logit[r] = the
+target's logit if it is in this shard and not ignored, else 0. An empty shard gives zeros.`,
   inputs: ["logits", "targets", "max"],
   outputs: ["sumexp", "target_logit"],
   attrs: { ignore: "int", start: "table" },
@@ -40,8 +40,8 @@ logit if it is in this shard and not ignored, else 0. An empty shard gives zeros
 
 export const crossEntropyGradKernel = defineKernel({
   name: "cross_entropy_grad",
-  doc: `dlogits[r,v] = (exp(logits - lse[r]) - [v == targets[r] - start]) * dnll[r]; zero rows where the target is ignored.
-dlogits has logits' dtype; lse and dnll f32 (f64 for f64). dnll may have stride 0.`,
+  doc: `dlogits[r,v] = (exp(logits - lse[r]) - [v == targets[r] - start]) * dnll[r]; zero rows where the target is
+ignored. dlogits has logits' dtype; lse and dnll f32 (f64 for f64). dnll may have stride 0.`,
   inputs: ["logits", "targets", "lse", "dnll"],
   outputs: ["dlogits"],
   attrs: { ignore: "int", start: "table" },

@@ -68,8 +68,8 @@ function endFactors(
 }
 
 /**
- * Dims that a reshape keeps are split together. Where dims are split or merged, the outermost ones may be split together
- * if every rank's part is whole in both shapes: over k ranks where k divides both.
+ * Dims that a reshape keeps are split together. Where dims are split or merged, the outermost ones may be split
+ * together if every rank's part is whole in both shapes: over k ranks where k divides both.
  */
 function reshapeFactors(from: readonly number[], to: readonly number[]): FactorMap {
   const input: MutableFactors = from.map(() => null);

@@ -25,8 +25,8 @@ import {
 
 export const layerNormKernel = defineKernel({
   name: "layer_norm",
-  doc: `y[r,n] = (x - mean) * rstd * w[n] + b[n]; mean[r], rstd[r] = 1/sqrt(var + eps). Unit stride in n. Statistics are f32 (f64
-for f64 x); w and b have the statistics' dtype or x's; y has x's dtype.`,
+  doc: `y[r,n] = (x - mean) * rstd * w[n] + b[n]; mean[r], rstd[r] = 1/sqrt(var + eps). Unit stride in n. Statistics are
+f32 (f64 for f64 x); w and b have the statistics' dtype or x's; y has x's dtype.`,
   inputs: ["x", "w", "b"],
   outputs: ["y", "mean", "rstd"],
   attrs: { eps: "float" },

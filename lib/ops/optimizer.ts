@@ -20,10 +20,10 @@ export const squareSumKernel = defineKernel({
 
 export const adamwKernel = defineKernel({
   name: "adamw",
-  doc: `Decoupled AdamW, in place (outputs are the same memory as p, m, v) on contiguous f32 or f64. Nothing is written unless
-gate (i32 [1]) is 1. g = grad * scale; p *= 1 - lr * weight_decay; m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2;
-p -= lr / correction1 * m / (sqrt(v / correction2) + eps). lr, correction1, correction2, scale are scalars of p's dtype
-(correctionN = 1 - betaN^step).`,
+  doc: `Decoupled AdamW, in place (outputs are the same memory as p, m, v) on contiguous f32 or f64. Nothing is written
+unless gate (i32 [1]) is 1. g = grad * scale; p *= 1 - lr * weight_decay; m += (1 - beta1)(g - m); v = beta2 v + (1 -
+beta2) g^2; p -= lr / correction1 * m / (sqrt(v / correction2) + eps). lr, correction1, correction2, scale are
+scalars of p's dtype (correctionN = 1 - betaN^step).`,
   inputs: ["p", "grad", "m", "v", "lr", "correction1", "correction2", "scale", "gate"],
   outputs: ["p", "m", "v"],
   attrs: { beta1: "float", beta2: "float", eps: "float", weight_decay: "float" },
@@ -31,8 +31,8 @@ p -= lr / correction1 * m / (sqrt(v / correction2) + eps). lr, correction1, corr
 
 export const sgdKernel = defineKernel({
   name: "sgd",
-  doc: `In place as adamw. g = grad * scale + weight_decay * p; buf = momentum * buf + g; p -= lr * (nesterov ? g + momentum * buf :
-buf). PyTorch's rule with dampening 0; buf starts at zero.`,
+  doc: `In place as adamw. g = grad * scale + weight_decay * p; buf = momentum * buf + g; p -= lr * (nesterov ? g +
+momentum * buf : buf). PyTorch's rule with dampening 0; buf starts at zero.`,
   inputs: ["p", "grad", "buf", "lr", "scale", "gate"],
   outputs: ["p", "buf"],
   attrs: { momentum: "float", weight_decay: "float", nesterov: "int" },

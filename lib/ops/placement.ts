@@ -5,8 +5,8 @@ import { typeText } from "../ir/print.ts";
 import { expectInputs, expectSameDType, expectShape, identityFactors, noCost, perElement } from "./define.ts";
 
 /**
- * The axes that are to split each dim, outermost first. `once`: the value is the same in every microbatch; what a gather
- * gives is made before the first of them and kept to the end of the step.
+ * The axes that are to split each dim, outermost first. `once`: the value is the same in every microbatch; what a
+ * gather gives is made before the first of them and kept to the end of the step.
  */
 export type ReshardParams = { readonly dims: readonly (readonly string[])[]; readonly once?: true };
 

@@ -24,9 +24,9 @@ import {
 
 export const reduceKernel = defineKernel({
   name: "reduce",
-  doc: `y = x reduced over the dims where y has size 1 and x has not. Same rank. kind: 0 sum, 1 max, 2 min. x is f32, f64, bf16
-or i32; y has x's dtype, or f32 for bf16 x. An empty reduction gives 0, -inf, +inf (i32: lowest, highest). x may have any
-strides, y too.`,
+  doc: `y = x reduced over the dims where y has size 1 and x has not. Same rank. kind: 0 sum, 1 max, 2 min. x is f32,
+f64, bf16 or i32; y has x's dtype, or f32 for bf16 x. An empty reduction gives 0, -inf, +inf (i32: lowest, highest).
+x may have any strides, y too.`,
   inputs: ["x"],
   outputs: ["y"],
   attrs: { kind: "int" },

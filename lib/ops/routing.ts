@@ -33,8 +33,8 @@ import {
 
 export const topkKernel = defineKernel({
   name: "topk",
-  doc: `values[r,k] = the k largest of each row x[r,n], largest first, and their indices (i32); of equal ones the first comes first;
-NaN is larger than any number. Unit stride in n and k, k <= n. f32, f64, bf16.`,
+  doc: `values[r,k] = the k largest of each row x[r,n], largest first, and their indices (i32); of equal ones the first
+comes first; NaN is larger than any number. Unit stride in n and k, k <= n. f32, f64, bf16.`,
   inputs: ["x"],
   outputs: ["values", "indices"],
   attrs: {},
@@ -42,8 +42,8 @@ NaN is larger than any number. Unit stride in n and k, k <= n. f32, f64, bf16.`,
 
 export const expertCapacityKernel = defineKernel({
   name: "expert_capacity",
-  doc: `kept[b,t,k] = ids[b,t,k], or -1 where \`capacity\` choices of the same expert come before in the sample b: first choices
-(k = 0) of all t in order, then second ones, ... Ids outside [0, experts) give -1. i32, contiguous.`,
+  doc: `kept[b,t,k] = ids[b,t,k], or -1 where \`capacity\` choices of the same expert come before in the sample b: first
+choices (k = 0) of all t in order, then second ones, ... Ids outside [0, experts) give -1. i32, contiguous.`,
   inputs: ["ids"],
   outputs: ["kept"],
   attrs: { experts: "int", capacity: "int" },
@@ -51,8 +51,8 @@ export const expertCapacityKernel = defineKernel({
 
 export const expertSortKernel = defineKernel({
   name: "expert_sort",
-  doc: `order[n] = the numbers 0 .. n-1 sorted by ids[n], equal ones ascending, those with an id outside [0, e) last; place[n] is its
-inverse; counts[e] says how often each id is there. i32, contiguous.`,
+  doc: `order[n] = the numbers 0 .. n-1 sorted by ids[n], equal ones ascending, those with an id outside [0, e) last;
+place[n] is its inverse; counts[e] says how often each id is there. i32, contiguous.`,
   inputs: ["ids"],
   outputs: ["order", "place", "counts"],
   attrs: {},
@@ -60,8 +60,8 @@ inverse; counts[e] says how often each id is there. i32, contiguous.`,
 
 export const permuteRowsKernel = defineKernel({
   name: "permute_rows",
-  doc: `y[i,w] = row index[i] of x[m,k,w], counted row-major in m and k (any strides there, 0 too); zeros where index[i] is no row.
-index i32 [n]; unit stride in w; f32, f64, bf16.`,
+  doc: `y[i,w] = row index[i] of x[m,k,w], counted row-major in m and k (any strides there, 0 too); zeros where index[i]
+is no row. index i32 [n]; unit stride in w; f32, f64, bf16.`,
   inputs: ["x", "index"],
   outputs: ["y"],
   attrs: {},
@@ -69,11 +69,12 @@ index i32 [n]; unit stride in w; f32, f64, bf16.`,
 
 export const expertExchangeKernel = defineKernel({
   name: "expert_exchange",
-  doc: `Rows of x[m,w] go to the ranks of their experts, and back. counts i32 [ranks, e], alike on all ranks: how many rows of each
-expert a rank brings, below 0 counts as 0; rank r has as many experts as table[owners + r] says, in order. back 0: x holds
-this rank's rows expert after expert; y those of its own experts, expert after expert, in each the ranks' in order.
-back 1: x and y exchanged. Rows that do not fit fall away; rows of y behind the last one are zeros. At most table[most + r]
-rows go from rank r to another one (back 1: come back to it): what a bounded exchange has room for. Contiguous.`,
+  doc: `Rows of x[m,w] go to the ranks of their experts, and back. counts i32 [ranks, e], alike on all ranks: how
+many rows of each expert a rank brings, below 0 counts as 0; rank r has as many experts as table[owners + r] says, in
+order. back 0: x holds this rank's rows expert after expert; y those of its own experts, expert after expert, in each
+the ranks' in order. back 1: x and y exchanged. Rows that do not fit fall away; rows of y behind the last one are
+zeros. At most table[most + r] rows go from rank r to another one (back 1: come back to it): what a bounded exchange
+has room for. Contiguous.`,
   inputs: ["x", "counts"],
   outputs: ["y"],
   attrs: { group: "table", owners: "int", back: "int", most: "int" },
@@ -228,8 +229,8 @@ function allCounts<V>(local: LocalBuilder<V>, counts: V, axis: string): V {
 }
 
 /**
- * The dims of rows that have gone to their experts: a bound for any choice that the router may make, where a token's choices
- * are of different experts.
+ * The dims of rows that have gone to their experts: a bound for any choice that the router may make, where a token's
+ * choices are of different experts.
  */
 function arrivedShape(
   rows: readonly number[],
@@ -258,8 +259,8 @@ function permute<P>(ctx: LowerContext<P>, x: View, index: View): void {
 }
 
 /**
- * x[b, t, w] or [b, t, k, w], order, place, counts -> rows[b, t, k, w] expert after expert, and how many each expert has:
- * here, or, over an axis that splits experts and samples, where the experts are.
+ * x[b, t, w] or [b, t, k, w], order, place, counts -> rows[b, t, k, w] expert after expert, and how many each expert
+ * has: here, or, over an axis that splits experts and samples, where the experts are.
  */
 const dispatch: OpRecord<DispatchParams> = {
   name: "expert_dispatch",

@@ -186,7 +186,9 @@ export function packLifetimes(items: readonly Lifetime[]): { offsets: number[]; 
   return { offsets, total };
 }
 
-/** Instructions of one stretch of time: most scratch lives for a few, so that few stretches are to be looked through. */
+/**
+ * Instructions of one stretch of time: most scratch lives for a few, so that few stretches are to be looked through.
+ */
 const stretch = 64;
 
 /** Items that have their places, found by the time in which they are alive. */

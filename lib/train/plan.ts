@@ -40,8 +40,8 @@ export class StepPlan {
   /** Predicted seconds of a step's microbatches, by a simple model of the devices: for comparing plans. */
   readonly seconds: number;
   /**
-   * Bytes and time of policies of recomputation, those that keep most first: of those that were tried until one fitted, or of
-   * all (`compareRecompute`).
+   * Bytes and time of policies of recomputation, those that keep most first: of those that were tried until one fitted,
+   * or of all (`compareRecompute`).
    */
   readonly policies: readonly RecomputeOutcome[];
   readonly devices: readonly PlannedDevice[];

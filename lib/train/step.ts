@@ -309,7 +309,10 @@ export async function planTrainStep<Name extends string>(
   return { plan: new StepPlan(mesh, compiled, placement, policy, policies), compiled, placement, source };
 }
 
-/** Compiles with the policy that is asked for, or with the first that fits the memory; with all where they are to be compared. */
+/**
+ * Compiles with the policy that is asked for, or with the first that fits the memory; with all where they are to be
+ * compared.
+ */
 async function chooseRecompute(
   compiledWith: (policy: RecomputePolicy) => CompiledStep | Promise<CompiledStep>,
   { recompute, compareRecompute }: TrainStepOptions,

@@ -5,20 +5,21 @@
 namespace meshwork {
 
 // Compared with the number in every program's header.
-constexpr uint32_t kOpTableHash = 0x8f412908u;
+constexpr uint32_t kOpTableHash = 0x72e77270u;
 
 // clang-format off
 // elementwise(x*) -> (y*) {count:int, int*}
-// Runs a straight-line expression for every element. All operands have the output's rank and dims; inputs may repeat
-// (stride 0). Words after count: count instructions of 5 words [eop, type, a, b, c], then the number of outputs, then one
-// value number per output. Values 0..inputs-1 are the inputs; instruction k makes value inputs+k. type: 0 f32, 1 f64, 2 i32,
-// the type of the operands a, b, c (for select: of b and c); for cast the type of the result, converted from a's own type.
-// bf16 and f16 load as f32, bool as i32 0/1, and stores round to nearest even (f32 to bool: not zero). Comparisons, and, or,
-// not and is_finite give i32 0/1. const: a is an index into floats. iota: a is a dim, the value is the index in that dim
-// plus table[b] (b = -1: plus nothing). round_to: rounds an f32 to dtype b and back. No contraction to fused multiply-add.
-// i32 add, sub and mul wrap around, div truncates, division by zero gives 0. rem has the sign of a (fmod); round is half to even;
-// max, min and sign give NaN for NaN; cast to i32 truncates and saturates, NaN gives 0. gelu is the tanh form; gelu_grad and
-// silu_grad take a = x, b = dy and give dy times the derivative at x. At most 256 values in all and 64 outputs.
+// Runs a straight-line expression for every element. All operands have the output's rank and dims; inputs may
+// repeat (stride 0). Words after count: count instructions of 5 words [eop, type, a, b, c], then the number of outputs,
+// then one value number per output. Values 0..inputs-1 are the inputs; instruction k makes value inputs+k. type: 0 f32,
+// 1 f64, 2 i32, the type of the operands a, b, c (for select: of b and c); for cast the type of the result, converted
+// from a's own type. bf16 and f16 load as f32, bool as i32 0/1, and stores round to nearest even (f32 to bool: not
+// zero). Comparisons, and, or, not and is_finite give i32 0/1. const: a is an index into floats. iota: a is a dim, the
+// value is the index in that dim plus table[b] (b = -1: plus nothing). round_to: rounds an f32 to dtype b and back. No
+// contraction to fused multiply-add. i32 add, sub and mul wrap around, div truncates, division by zero gives 0. rem has
+// the sign of a (fmod); round is half to even; max, min and sign give NaN for NaN; cast to i32 truncates and saturates,
+// NaN gives 0. gelu is the tanh form; gelu_grad and silu_grad take a = x, b = dy and give dy times the derivative at x.
+// At most 256 values in all and 64 outputs.
 namespace attr::elementwise {
 constexpr int count = 0;
 constexpr int count_ = 1;
@@ -26,9 +27,9 @@ constexpr int count_ = 1;
 constexpr int32_t kOp_elementwise = 1;
 
 // reduce(x) -> (y) {kind:int}
-// y = x reduced over the dims where y has size 1 and x has not. Same rank. kind: 0 sum, 1 max, 2 min. x is f32, f64, bf16
-// or i32; y has x's dtype, or f32 for bf16 x. An empty reduction gives 0, -inf, +inf (i32: lowest, highest). x may have any
-// strides, y too.
+// y = x reduced over the dims where y has size 1 and x has not. Same rank. kind: 0 sum, 1 max, 2 min. x is f32,
+// f64, bf16 or i32; y has x's dtype, or f32 for bf16 x. An empty reduction gives 0, -inf, +inf (i32: lowest, highest).
+// x may have any strides, y too.
 namespace attr::reduce {
 constexpr int kind = 0;
 constexpr int count_ = 1;
@@ -40,10 +41,11 @@ constexpr int32_t kOp_reduce = 2;
 constexpr int32_t kOp_copy = 3;
 
 // matmul(a, b, bias?, residual?) -> (d) {flags:int, alpha:float}
-// d[b,m,n] = act(alpha * sum_k a[b,m,k] * b[b,k,n] + bias[n]) + residual[b,m,n] (+ d when flags has 1). Rank 3 each, bias
-// rank 1; a and b have unit stride in one of their two last dims (any other strides, batch stride 0 allowed), d and residual
-// unit stride in n. k = 0 gives zero products. flags: 1 accumulate into d, 2 bias is given, 4 residual is given, 8 act is
-// gelu (tanh form), 16 act is silu. dtypes: all f32, all f64, or a and b bf16 with d, bias and residual each bf16 or f32.
+// d[b,m,n] = act(alpha * sum_k a[b,m,k] * b[b,k,n] + bias[n]) + residual[b,m,n] (+ d when flags has 1). Rank 3
+// each, bias rank 1; a and b have unit stride in one of their two last dims (any other strides, batch stride 0
+// allowed), d and residual unit stride in n. k = 0 gives zero products. flags: 1 accumulate into d, 2 bias is given, 4
+// residual is given, 8 act is gelu (tanh form), 16 act is silu. dtypes: all f32, all f64, or a and b bf16 with d, bias
+// and residual each bf16 or f32.
 namespace attr::matmul {
 constexpr int flags = 0;
 constexpr int alpha = 1;
@@ -60,8 +62,8 @@ constexpr int32_t kOp_softmax = 5;
 constexpr int32_t kOp_softmax_grad = 6;
 
 // layer_norm(x, w, b) -> (y, mean, rstd) {eps:float}
-// y[r,n] = (x - mean) * rstd * w[n] + b[n]; mean[r], rstd[r] = 1/sqrt(var + eps). Unit stride in n. Statistics are f32 (f64
-// for f64 x); w and b have the statistics' dtype or x's; y has x's dtype.
+// y[r,n] = (x - mean) * rstd * w[n] + b[n]; mean[r], rstd[r] = 1/sqrt(var + eps). Unit stride in n. Statistics are
+// f32 (f64 for f64 x); w and b have the statistics' dtype or x's; y has x's dtype.
 namespace attr::layer_norm {
 constexpr int eps = 0;
 constexpr int count_ = 1;
@@ -85,8 +87,8 @@ constexpr int32_t kOp_rms_norm = 9;
 constexpr int32_t kOp_rms_norm_grad = 10;
 
 // embedding(table, ids) -> (y) {start:table}
-// y[i,w] = table[ids[i] - start, w]; a zero row where ids[i] - start is not a row of this table (shards of a vocabulary).
-// ids i32 rank 1; table and y the same dtype (f32, f64, bf16), unit stride in w.
+// y[i,w] = table[ids[i] - start, w]; a zero row where ids[i] - start is not a row of this table (shards of a
+// vocabulary). ids i32 rank 1; table and y the same dtype (f32, f64, bf16), unit stride in w.
 namespace attr::embedding {
 constexpr int start = 0;
 constexpr int count_ = 1;
@@ -94,7 +96,8 @@ constexpr int count_ = 1;
 constexpr int32_t kOp_embedding = 11;
 
 // embedding_grad(dy, ids) -> (dtable) {start:table}
-// dtable[v,w] = sum of dy[i,w] over i, ascending, with ids[i] - start == v. dy f32, f64 or bf16; dtable f32 (f64 for f64).
+// dtable[v,w] = sum of dy[i,w] over i, ascending, with ids[i] - start == v. dy f32, f64 or bf16; dtable f32 (f64 for
+// f64).
 namespace attr::embedding_grad {
 constexpr int start = 0;
 constexpr int count_ = 1;
@@ -102,8 +105,8 @@ constexpr int count_ = 1;
 constexpr int32_t kOp_embedding_grad = 12;
 
 // cross_entropy(logits, targets) -> (nll, lse) {ignore:int}
-// Per row r of logits[r,v] (f32, f64, bf16): lse = log(sum(exp(logits))), nll = lse - logits[target]; nll = 0 where target
-// equals ignore or is outside [0, v). targets i32 [r]; nll and lse f32 (f64 for f64 logits).
+// Per row r of logits[r,v] (f32, f64, bf16): lse = log(sum(exp(logits))), nll = lse - logits[target]; nll = 0
+// where target equals ignore or is outside [0, v). targets i32 [r]; nll and lse f32 (f64 for f64 logits).
 namespace attr::cross_entropy {
 constexpr int ignore = 0;
 constexpr int count_ = 1;
@@ -111,8 +114,8 @@ constexpr int count_ = 1;
 constexpr int32_t kOp_cross_entropy = 13;
 
 // cross_entropy_partial(logits, targets, max) -> (sumexp, target_logit) {ignore:int, start:table}
-// For a shard of the vocabulary starting at start: sumexp[r] = sum(exp(logits - max[r])) and target_logit[r] = the target's
-// logit if it is in this shard and not ignored, else 0. An empty shard gives zeros.
+// For a shard of the vocabulary starting at start: sumexp[r] = sum(exp(logits - max[r])) and target_logit[r] = the
+// target's logit if it is in this shard and not ignored, else 0. An empty shard gives zeros.
 namespace attr::cross_entropy_partial {
 constexpr int ignore = 0;
 constexpr int start = 1;
@@ -121,8 +124,8 @@ constexpr int count_ = 2;
 constexpr int32_t kOp_cross_entropy_partial = 14;
 
 // cross_entropy_grad(logits, targets, lse, dnll) -> (dlogits) {ignore:int, start:table}
-// dlogits[r,v] = (exp(logits - lse[r]) - [v == targets[r] - start]) * dnll[r]; zero rows where the target is ignored.
-// dlogits has logits' dtype; lse and dnll f32 (f64 for f64). dnll may have stride 0.
+// dlogits[r,v] = (exp(logits - lse[r]) - [v == targets[r] - start]) * dnll[r]; zero rows where the target is
+// ignored. dlogits has logits' dtype; lse and dnll f32 (f64 for f64). dnll may have stride 0.
 namespace attr::cross_entropy_grad {
 constexpr int ignore = 0;
 constexpr int start = 1;
@@ -131,9 +134,9 @@ constexpr int count_ = 2;
 constexpr int32_t kOp_cross_entropy_grad = 15;
 
 // rope(x, positions, inv_freq) -> (y) {inverse:int}
-// Rotary positions, "rotate half" form: x[b,t,h,d] and y the same dims, unit stride in d; positions i32 [b,t] (stride 0
-// allowed). Angle of pair i: position * inv_freq[i], inv_freq f32 or f64 [d/2], computed in the statistics' type.
-// inverse 1 rotates back (the gradient). f32, f64, bf16.
+// Rotary positions, "rotate half" form: x[b,t,h,d] and y the same dims, unit stride in d; positions i32 [b,t]
+// (stride 0 allowed). Angle of pair i: position * inv_freq[i], inv_freq f32 or f64 [d/2], computed in the statistics'
+// type. inverse 1 rotates back (the gradient). f32, f64, bf16.
 namespace attr::rope {
 constexpr int inverse = 0;
 constexpr int count_ = 1;
@@ -141,11 +144,12 @@ constexpr int count_ = 1;
 constexpr int32_t kOp_rope = 16;
 
 // attention(q, k, v, positions_q?, positions_k?, segments_q?, segments_k?) -> (out, lse) {flags:int, scale:float}
-// out[b,t,h,d] = softmax(scale * q k^T + mask) v per head; q[b,t,h,d], k[b,s,g,d], v[b,s,g,e] (out [b,t,h,e]); h = g*r, query
-// head j uses key head j / r. lse[b,h,t] = log-sum-exp of the scaled scores (f32; f64 for f64). flags: 1 causal (key position
-// <= query position), 2 positions_q[b,t] and positions_k[b,s] i32 are given (else the indices), 4 segments_q and segments_k
-// i32 are given (only equal segments attend). Inputs that are not given are absent, the others keep their order. A row with
-// no visible key gives out = 0 and lse = -inf. Unit stride in d and e, any other strides. Never stores t x s.
+// out[b,t,h,d] = softmax(scale * q k^T + mask) v per head; q[b,t,h,d], k[b,s,g,d], v[b,s,g,e] (out [b,t,h,e]); h =
+// g*r, query head j uses key head j / r. lse[b,h,t] = log-sum-exp of the scaled scores (f32; f64 for f64). flags: 1
+// causal (key position <= query position), 2 positions_q[b,t] and positions_k[b,s] i32 are given (else the indices), 4
+// segments_q and segments_k i32 are given (only equal segments attend). Inputs that are not given are absent, the
+// others keep their order. A row with no visible key gives out = 0 and lse = -inf. Unit stride in d and e, any other
+// strides. Never stores t x s.
 namespace attr::attention {
 constexpr int flags = 0;
 constexpr int scale = 1;
@@ -153,9 +157,10 @@ constexpr int count_ = 2;
 }
 constexpr int32_t kOp_attention = 17;
 
-// attention_grad(q, k, v, out, lse, dout, positions_q?, positions_k?, segments_q?, segments_k?) -> (dq, dk, dv) {flags:int, scale:float}
-// dq, dk, dv (dims of q, k, v) of attention. Recomputes the probabilities from lse. Sums in a fixed order. Optional inputs as
-// attention's.
+// attention_grad(q, k, v, out, lse, dout, positions_q?, positions_k?, segments_q?, segments_k?) -> (dq, dk, dv)
+// {flags:int, scale:float}
+// dq, dk, dv (dims of q, k, v) of attention. Recomputes the probabilities from lse. Sums in a fixed order.
+// Optional inputs as attention's.
 namespace attr::attention_grad {
 constexpr int flags = 0;
 constexpr int scale = 1;
@@ -164,12 +169,13 @@ constexpr int count_ = 2;
 constexpr int32_t kOp_attention_grad = 18;
 
 // random(key, indices*) -> (y) {kind:int, site:int, indexed:int, int*}
-// Counter-based random numbers, Philox4x32-10. key i32 [3] = seed low, seed high, step. Words after kind, site, indexed: for
-// each dim of y, two words: start (index into table, -1 for 0) and the global size of that dim. The global linear index of an
-// element is row-major over global sizes with index start + local index; for each dim d of y whose bit 1 << d indexed has, an
-// input, i32 [dims[d]], gives the index in that dim instead (inputs in the dims' order). counter = [lo(q), hi(q), site, step], q = index / 4, key = [seed low, seed high]; lane = index % 4.
-// kind 0: bits (i32). 1: uniform f32 (bits >> 8) * 2^-24, in [0, 1). 2: normal, Box-Muller on the lane pairs (0,1) and (2,3),
-// r = sqrt(-2 log(1 - u1)), (r cos 2 pi u2, r sin 2 pi u2), in f32 by own polynomials (no contraction: same bits on every
+// Counter-based random numbers, Philox4x32-10. key i32 [3] = seed low, seed high, step. Words after kind, site,
+// indexed: for each dim of y, two words: start (index into table, -1 for 0) and the global size of that dim. The global
+// linear index of an element is row-major over global sizes with index start + local index; for each dim d of y whose
+// bit 1 << d indexed has, an input, i32 [dims[d]], gives the index in that dim instead (inputs in the dims' order).
+// counter = [lo(q), hi(q), site, step], q = index / 4, key = [seed low, seed high]; lane = index % 4. kind 0: bits
+// (i32). 1: uniform f32 (bits >> 8) * 2^-24, in [0, 1). 2: normal, Box-Muller on the lane pairs (0,1) and (2,3), r =
+// sqrt(-2 log(1 - u1)), (r cos 2 pi u2, r sin 2 pi u2), in f32 by own polynomials (no contraction: same bits on every
 // path). f64 and bf16 y take the f32 number, converted.
 namespace attr::random {
 constexpr int kind = 0;
@@ -183,11 +189,12 @@ constexpr int32_t kOp_random = 19;
 // y[1] = sum of x^2 in a fixed order, accumulated in blocks. x contiguous f32, f64 or bf16; y f32 (f64 for f64).
 constexpr int32_t kOp_square_sum = 20;
 
-// adamw(p, grad, m, v, lr, correction1, correction2, scale, gate) -> (p, m, v) {beta1:float, beta2:float, eps:float, weight_decay:float}
-// Decoupled AdamW, in place (outputs are the same memory as p, m, v) on contiguous f32 or f64. Nothing is written unless
-// gate (i32 [1]) is 1. g = grad * scale; p *= 1 - lr * weight_decay; m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2;
-// p -= lr / correction1 * m / (sqrt(v / correction2) + eps). lr, correction1, correction2, scale are scalars of p's dtype
-// (correctionN = 1 - betaN^step).
+// adamw(p, grad, m, v, lr, correction1, correction2, scale, gate) -> (p, m, v) {beta1:float, beta2:float, eps:float,
+// weight_decay:float}
+// Decoupled AdamW, in place (outputs are the same memory as p, m, v) on contiguous f32 or f64. Nothing is written
+// unless gate (i32 [1]) is 1. g = grad * scale; p *= 1 - lr * weight_decay; m += (1 - beta1)(g - m); v = beta2 v + (1 -
+// beta2) g^2; p -= lr / correction1 * m / (sqrt(v / correction2) + eps). lr, correction1, correction2, scale are
+// scalars of p's dtype (correctionN = 1 - betaN^step).
 namespace attr::adamw {
 constexpr int beta1 = 0;
 constexpr int beta2 = 1;
@@ -198,8 +205,8 @@ constexpr int count_ = 4;
 constexpr int32_t kOp_adamw = 21;
 
 // sgd(p, grad, buf, lr, scale, gate) -> (p, buf) {momentum:float, weight_decay:float, nesterov:int}
-// In place as adamw. g = grad * scale + weight_decay * p; buf = momentum * buf + g; p -= lr * (nesterov ? g + momentum * buf :
-// buf). PyTorch's rule with dampening 0; buf starts at zero.
+// In place as adamw. g = grad * scale + weight_decay * p; buf = momentum * buf + g; p -= lr * (nesterov ? g +
+// momentum * buf : buf). PyTorch's rule with dampening 0; buf starts at zero.
 namespace attr::sgd {
 constexpr int momentum = 0;
 constexpr int weightDecay = 1;
@@ -209,8 +216,9 @@ constexpr int count_ = 3;
 constexpr int32_t kOp_sgd = 22;
 
 // all_reduce(x, more*) -> (y, more*) {group:table, kind:int}
-// y = x reduced over the ranks of a group, in rank order (same bits on every rank). Contiguous, same dims, y may be x. kind:
-// 0 sum, 1 max, 2 min. Further tensors, each x with its y (all x first), are exchanged with the first at once: a bucket.
+// y = x reduced over the ranks of a group, in rank order (same bits on every rank). Contiguous, same dims, y may
+// be x. kind: 0 sum, 1 max, 2 min. Further tensors, each x with its y (all x first), are exchanged with the first at
+// once: a bucket.
 namespace attr::all_reduce {
 constexpr int group = 0;
 constexpr int kind = 1;
@@ -219,8 +227,9 @@ constexpr int count_ = 2;
 constexpr int32_t kOp_all_reduce = 23;
 
 // all_gather(x, more*) -> (y, more*) {group:table, dim:int, counts:int, int*}
-// y = the ranks' x joined along dim, in group order. counts is the index in table of the first of n per-rank sizes (n the
-// group's size; the sizes may be 0). All other dims agree. Contiguous. Each further tensor of a bucket has words dim, counts.
+// y = the ranks' x joined along dim, in group order. counts is the index in table of the first of n per-rank sizes
+// (n the group's size; the sizes may be 0). All other dims agree. Contiguous. Each further tensor of a bucket has words
+// dim, counts.
 namespace attr::all_gather {
 constexpr int group = 0;
 constexpr int dim = 1;
@@ -241,8 +250,8 @@ constexpr int count_ = 4;
 constexpr int32_t kOp_reduce_scatter = 25;
 
 // all_to_all(x) -> (y) {group:table, split_dim:int, join_dim:int, split_counts:int, join_counts:int}
-// x is cut along split_dim into one part per rank (sizes table[split_counts...]); part i goes to rank i; y joins what arrives
-// along join_dim (sizes table[join_counts...]). Contiguous. split_dim may equal join_dim.
+// x is cut along split_dim into one part per rank (sizes table[split_counts...]); part i goes to rank i; y joins
+// what arrives along join_dim (sizes table[join_counts...]). Contiguous. split_dim may equal join_dim.
 namespace attr::all_to_all {
 constexpr int group = 0;
 constexpr int splitDim = 1;
@@ -263,8 +272,8 @@ constexpr int count_ = 2;
 constexpr int32_t kOp_broadcast = 27;
 
 // shard_slice(x) -> (y) {dim:int, start:table}
-// y = the part of x along dim that begins at start (moved into [0, x's size - y's size]); the other dims agree. Any strides
-// on both sides (y without repeats).
+// y = the part of x along dim that begins at start (moved into [0, x's size - y's size]); the other dims agree.
+// Any strides on both sides (y without repeats).
 namespace attr::shard_slice {
 constexpr int dim = 0;
 constexpr int start = 1;
@@ -273,13 +282,13 @@ constexpr int count_ = 2;
 constexpr int32_t kOp_shard_slice = 28;
 
 // topk(x) -> (values, indices) {}
-// values[r,k] = the k largest of each row x[r,n], largest first, and their indices (i32); of equal ones the first comes first;
-// NaN is larger than any number. Unit stride in n and k, k <= n. f32, f64, bf16.
+// values[r,k] = the k largest of each row x[r,n], largest first, and their indices (i32); of equal ones the first
+// comes first; NaN is larger than any number. Unit stride in n and k, k <= n. f32, f64, bf16.
 constexpr int32_t kOp_topk = 29;
 
 // expert_capacity(ids) -> (kept) {experts:int, capacity:int}
-// kept[b,t,k] = ids[b,t,k], or -1 where `capacity` choices of the same expert come before in the sample b: first choices
-// (k = 0) of all t in order, then second ones, ... Ids outside [0, experts) give -1. i32, contiguous.
+// kept[b,t,k] = ids[b,t,k], or -1 where `capacity` choices of the same expert come before in the sample b: first
+// choices (k = 0) of all t in order, then second ones, ... Ids outside [0, experts) give -1. i32, contiguous.
 namespace attr::expert_capacity {
 constexpr int experts = 0;
 constexpr int capacity = 1;
@@ -288,21 +297,22 @@ constexpr int count_ = 2;
 constexpr int32_t kOp_expert_capacity = 30;
 
 // expert_sort(ids) -> (order, place, counts) {}
-// order[n] = the numbers 0 .. n-1 sorted by ids[n], equal ones ascending, those with an id outside [0, e) last; place[n] is its
-// inverse; counts[e] says how often each id is there. i32, contiguous.
+// order[n] = the numbers 0 .. n-1 sorted by ids[n], equal ones ascending, those with an id outside [0, e) last;
+// place[n] is its inverse; counts[e] says how often each id is there. i32, contiguous.
 constexpr int32_t kOp_expert_sort = 31;
 
 // permute_rows(x, index) -> (y) {}
-// y[i,w] = row index[i] of x[m,k,w], counted row-major in m and k (any strides there, 0 too); zeros where index[i] is no row.
-// index i32 [n]; unit stride in w; f32, f64, bf16.
+// y[i,w] = row index[i] of x[m,k,w], counted row-major in m and k (any strides there, 0 too); zeros where index[i]
+// is no row. index i32 [n]; unit stride in w; f32, f64, bf16.
 constexpr int32_t kOp_permute_rows = 32;
 
 // expert_exchange(x, counts) -> (y) {group:table, owners:int, back:int, most:int}
-// Rows of x[m,w] go to the ranks of their experts, and back. counts i32 [ranks, e], alike on all ranks: how many rows of each
-// expert a rank brings, below 0 counts as 0; rank r has as many experts as table[owners + r] says, in order. back 0: x holds
-// this rank's rows expert after expert; y those of its own experts, expert after expert, in each the ranks' in order.
-// back 1: x and y exchanged. Rows that do not fit fall away; rows of y behind the last one are zeros. At most table[most + r]
-// rows go from rank r to another one (back 1: come back to it): what a bounded exchange has room for. Contiguous.
+// Rows of x[m,w] go to the ranks of their experts, and back. counts i32 [ranks, e], alike on all ranks: how
+// many rows of each expert a rank brings, below 0 counts as 0; rank r has as many experts as table[owners + r] says, in
+// order. back 0: x holds this rank's rows expert after expert; y those of its own experts, expert after expert, in each
+// the ranks' in order. back 1: x and y exchanged. Rows that do not fit fall away; rows of y behind the last one are
+// zeros. At most table[most + r] rows go from rank r to another one (back 1: come back to it): what a bounded exchange
+// has room for. Contiguous.
 namespace attr::expert_exchange {
 constexpr int group = 0;
 constexpr int owners = 1;
@@ -313,9 +323,9 @@ constexpr int count_ = 4;
 constexpr int32_t kOp_expert_exchange = 33;
 
 // grouped_matmul(x, counts, w) -> (y) {start:table}
-// Rows of x[m,k] lie group after group, counts[g] (i32; below 0 counts as 0) of each. y[m,n] = x w[g - start] for rows of the
-// groups [start, start + e) that w[e,k,n] has; all other rows of y are zeros. Unit stride in x's k, y's n, and one of w's last
-// two dims. All f32, f64 or bf16.
+// Rows of x[m,k] lie group after group, counts[g] (i32; below 0 counts as 0) of each. y[m,n] = x w[g - start] for
+// rows of the groups [start, start + e) that w[e,k,n] has; all other rows of y are zeros. Unit stride in x's k, y's n,
+// and one of w's last two dims. All f32, f64 or bf16.
 namespace attr::grouped_matmul {
 constexpr int start = 0;
 constexpr int count_ = 1;
@@ -323,8 +333,8 @@ constexpr int count_ = 1;
 constexpr int32_t kOp_grouped_matmul = 34;
 
 // grouped_matmul_grad(a, b, counts) -> (d) {start:table}
-// d[e,m,n] = sum over the rows r of group start + e, ascending, of a[r,m] * b[r,n]; rows and counts as grouped_matmul; zeros for
-// a group without rows. Unit stride in m and n. All f32, f64 or bf16.
+// d[e,m,n] = sum over the rows r of group start + e, ascending, of a[r,m] * b[r,n]; rows and counts as
+// grouped_matmul; zeros for a group without rows. Unit stride in m and n. All f32, f64 or bf16.
 namespace attr::grouped_matmul_grad {
 constexpr int start = 0;
 constexpr int count_ = 1;
@@ -332,8 +342,8 @@ constexpr int count_ = 1;
 constexpr int32_t kOp_grouped_matmul_grad = 35;
 
 // expert_gate(a, b, counts) -> (y) {act:int}
-// y[r,n] = act(a) * b for the first sum(counts) rows, zeros behind. act: 0 silu, 1 gelu (tanh form), 2 gelu (erf), 3 relu. counts
-// as grouped_matmul. Unit stride in n. f32, f64, bf16.
+// y[r,n] = act(a) * b for the first sum(counts) rows, zeros behind. act: 0 silu, 1 gelu (tanh form), 2 gelu (erf),
+// 3 relu. counts as grouped_matmul. Unit stride in n. f32, f64, bf16.
 namespace attr::expert_gate {
 constexpr int act = 0;
 constexpr int count_ = 1;
@@ -349,8 +359,8 @@ constexpr int count_ = 1;
 constexpr int32_t kOp_expert_gate_grad = 37;
 
 // expert_combine(x, weights) -> (y) {}
-// y[r,n] = sum over k, ascending, of x[r,k,n] * weights[r,k]. Unit stride in n; any other strides of x; weights contiguous. All
-// f32, f64 or bf16 (sums in f32).
+// y[r,n] = sum over k, ascending, of x[r,k,n] * weights[r,k]. Unit stride in n; any other strides of x; weights
+// contiguous. All f32, f64 or bf16 (sums in f32).
 constexpr int32_t kOp_expert_combine = 38;
 
 // expert_combine_grad(x, dy) -> (dweights) {}
@@ -494,7 +504,8 @@ enum class EOp : int32_t {
 };
 constexpr int kEOpCount = 41;
 constexpr int kEOpArity[kEOpCount] = {
-  0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 1, 2, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3
+  0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 1, 2, 1, 1, 2, 2, 2, 2, 2, 2,
+  2, 2, 2, 2, 2, 2, 2, 2, 3,
 };
 // clang-format on
 

@@ -1,5 +1,6 @@
-// How the work of compiling grows: with a model's layers in proportion, with devices that do the same hardly at all; large models on
-// 64 devices within seconds. Time is the processor's, so that a busy machine changes little; bounds are generous.
+// How the work of compiling grows: with a model's layers in proportion, with devices that do the same hardly at all;
+// large models on 64 devices within seconds. Time is the processor's, so that a busy machine changes little; bounds are
+// generous.
 import assert from "node:assert/strict";
 import { parseModelConfig } from "../../lib/nn/config.ts";
 import { createModel } from "../../lib/nn/load.ts";

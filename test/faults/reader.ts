@@ -1,4 +1,5 @@
-// Run as a process of its own by reads.test.ts, with the library that logs reads: a checkpoint loaded under many layouts.
+// Run as a process of its own by reads.test.ts, with the library that logs reads: a checkpoint loaded under many
+// layouts.
 import path from "node:path";
 import { loadCheckpoint } from "../../lib/checkpoint/load.ts";
 import { saveCheckpoint } from "../../lib/checkpoint/save.ts";
