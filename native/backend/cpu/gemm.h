@@ -159,10 +159,81 @@ MESHWORK_INLINE void transpose4(const T* from, int64_t stride, S* to, int64_t wi
   }
 }
 
+#if MESHWORK_ISA_LEVEL == 2
+// Sixteen vectors of sixteen, transposed.
+MESHWORK_INLINE void transpose16(__m512 (&r)[16]) {
+  __m512 t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  const auto low = [](__m512 x, __m512 y) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(x), _mm512_castps_pd(y)));
+  };
+  const auto high = [](__m512 x, __m512 y) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(x), _mm512_castps_pd(y)));
+  };
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = low(t[i], t[i + 2]);
+    r[i + 1] = high(t[i], t[i + 2]);
+    r[i + 2] = low(t[i + 1], t[i + 3]);
+    r[i + 3] = high(t[i + 1], t[i + 3]);
+  }
+  // Quarter q of r[4 i + j] holds column 4 q + j of rows 4 i to 4 i + 3.
+  constexpr int kEven = 0x88, kOdd = 0xdd;
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    t[j] = _mm512_shuffle_f32x4(r[j], r[4 + j], kEven);
+    t[4 + j] = _mm512_shuffle_f32x4(r[j], r[4 + j], kOdd);
+    t[8 + j] = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], kEven);
+    t[12 + j] = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], kOdd);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    r[j] = _mm512_shuffle_f32x4(t[j], t[8 + j], kEven);
+    r[8 + j] = _mm512_shuffle_f32x4(t[j], t[8 + j], kOdd);
+    r[4 + j] = _mm512_shuffle_f32x4(t[4 + j], t[12 + j], kEven);
+    r[12 + j] = _mm512_shuffle_f32x4(t[4 + j], t[12 + j], kOdd);
+  }
+}
+
+// Lines of 32-bit elements, a square of 16 at a time: to[p * width + i] is element p of line i. loadLine(i, p, n) gives
+// n elements of line i from p on, zeros behind them.
+template <class LoadLine>
+MESHWORK_INLINE void transposeLines(int count, int64_t k, void* to, int width, const LoadLine& loadLine) {
+  for (int i = 0; i < width; i += 16) {
+    const int lines = std::min(16, count - i);
+    const auto lanes = static_cast<__mmask16>((1u << std::min(16, width - i)) - 1u);
+    for (int64_t p = 0; p < k; p += 16) {
+      const int steps = static_cast<int>(std::min<int64_t>(16, k - p));
+      __m512 square[16];
+#pragma GCC unroll 16
+      for (int j = 0; j < 16; ++j) square[j] = j < lines ? loadLine(i + j, p, steps) : __m512{};
+      transpose16(square);
+      float* line = static_cast<float*>(to) + p * width + i;
+#pragma GCC unroll 16
+      for (int j = 0; j < 16; ++j) {
+        if (j < steps) _mm512_mask_storeu_ps(line + j * width, lanes, square[j]);
+      }
+    }
+  }
+}
+#endif
+
 // `count` lines (rows of a left side, columns of a right side) with unit stride in k: to[p * width + i] = from[i *
 // stride + p]. Lanes from `count` to `width` become zero.
 template <class T, class S>
 void packTransposed(const T* from, int64_t stride, int count, int64_t k, S* to, int width) {
+#if MESHWORK_ISA_LEVEL == 2
+  if constexpr (std::is_same_v<S, float>) {
+    return transposeLines(count, k, to, width, [from, stride](int i, int64_t p, int n) {
+      const T* line = from + i * stride + p;
+      return (__m512)(n == 16 ? load(line) : loadPartial(line, n));
+    });
+  }
+#endif
   int i = 0;
   if constexpr (!std::is_same_v<T, double>) {
     for (; i + 4 <= count; i += 4) {

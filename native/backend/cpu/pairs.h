@@ -13,54 +13,15 @@
 #if MESHWORK_PAIRS
 namespace meshwork::MESHWORK_ISA::pairs {
 
-using U32x4 = VectorOf<uint32_t, 16>::type;
-
-// The pair at `from` and one element on.
-MESHWORK_INLINE uint32_t pairAt(const bf16* from) {
-  uint32_t pair;
-  std::memcpy(&pair, from, sizeof pair);
-  return pair;
-}
-
-MESHWORK_INLINE U32x4 fourPairs(const bf16* from) {
-  U32x4 four;
-  std::memcpy(&four, from, sizeof four);
-  return four;
-}
-
-// Four pairs of each of four lines, transposed: to[j * width + i].
-MESHWORK_INLINE void transposePairs(const bf16* from, int64_t stride, uint32_t* to, int64_t width) {
-  const U32x4 a = fourPairs(from), b = fourPairs(from + stride);
-  const U32x4 c = fourPairs(from + 2 * stride), d = fourPairs(from + 3 * stride);
-  const U32x4 ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const U32x4 cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  const U32x4 rows[4] = {__builtin_shufflevector(ab0, cd0, 0, 1, 4, 5), __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7),
-                         __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5), __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7)};
-  for (int j = 0; j < 4; ++j) std::memcpy(to + j * width, &rows[j], sizeof rows[j]);
-}
-
 // `count` lines with unit stride in k, `stride` apart: to[p * width + i] is pair p of line i. Lanes from `count` to
 // `width` become zero, and so does the second half of a last, single step.
 inline void packLines(const bf16* from, int64_t stride, int count, int64_t k, uint32_t* to, int width) {
-  const int64_t whole = k / 2;
-  int i = 0;
-  for (; i + 4 <= count; i += 4) {
-    const bf16* lines = from + i * stride;
-    int64_t p = 0;
-    for (; p + 4 <= whole; p += 4) transposePairs(lines + 2 * p, stride, to + p * width + i, width);
-    for (; p < whole; ++p) {
-      for (int j = 0; j < 4; ++j) to[p * width + i + j] = pairAt(lines + j * stride + 2 * p);
-    }
-  }
-  for (; i < count; ++i) {
-    for (int64_t p = 0; p < whole; ++p) to[p * width + i] = pairAt(from + i * stride + 2 * p);
-  }
-  if (k % 2) {
-    for (int j = 0; j < count; ++j) to[whole * width + j] = from[j * stride + k - 1].bits;
-  }
-  for (; i < width; ++i) {
-    for (int64_t p = 0; p < (k + 1) / 2; ++p) to[p * width + i] = 0;
-  }
+  transposeLines(count, k / 2, to, width, [from, stride](int i, int64_t p, int n) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), from + i * stride + 2 * p);
+  });
+  if (k % 2 == 0) return;
+  uint32_t* last = to + k / 2 * width;
+  for (int i = 0; i < width; ++i) last[i] = i < count ? from[i * stride + k - 1].bits : 0;
 }
 
 // Up to 16 elements of each of two rows as pairs: (low[i], high[i]); `high` null counts as zeros.
