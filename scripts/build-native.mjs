@@ -77,7 +77,8 @@ run("cmake", [
   `-DMESHWORK_SANITIZE=${options.sanitize}`,
   `-DMESHWORK_ADDON=${onlyTests ? "OFF" : "ON"}`,
   `-DMESHWORK_TESTS=${onlyTests || options.tests ? "ON" : "OFF"}`,
-  `-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${output}`,
+  // What a sanitizer is built into opens only beside its run-time library: not where other tests look.
+  `-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${onlyTests ? folder : output}`,
   ...cudaOptions(process.env),
 ]);
 run("cmake", ["--build", folder, "--parallel", options.jobs]);
