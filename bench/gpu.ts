@@ -1,6 +1,9 @@
-// `npm run bench:gpu`: training steps on one CUDA device. Without a GPU it says how many were not measured, and why.
+// `npm run bench:gpu`: kernels and training steps on one CUDA device. Without a GPU it says how many were not measured,
+// and why.
 import { Mesh, nn, optim, trainStep } from "../lib/index.ts";
 import { cudaStatus } from "../lib/runtime/addon.ts";
+import { everything, type Selection } from "./flags.ts";
+import { benchKernels } from "./kernels.ts";
 import { sample } from "./measure.ts";
 import { digits, machine, type Row, save, type Table, tableText } from "./report.ts";
 
@@ -80,10 +83,22 @@ async function measure({ name, config, batchSize, seqLen, weights, attention }: 
   };
 }
 
+/** The kernels that docs/PERFORMANCE.md has aims for; the copy's rate is the measure of those that memory bounds. */
+const kernels: Selection = {
+  ...everything,
+  device: "cuda",
+  ops: [
+    ...["copy", "elementwise", "softmax", "layer_norm", "rms_norm", "matmul"],
+    ...["attention_64", "attention_128", "attention_grad_64", "attention_grad_128"],
+  ],
+  types: ["bf16"],
+  sizes: [2 ** 26],
+};
+
 const { gpus, detail } = cudaStatus();
 if (gpus === 0) {
   console.log(`No GPU can be used (${detail}).`);
-  console.log(`${workloads.length} workloads were not measured.`);
+  console.log(`${workloads.length} workloads and ${kernels.ops?.length ?? 0} kernels were not measured.`);
 } else {
   const rows: Row[] = [];
   for (const workload of workloads) rows.push(await measure(workload));
@@ -92,6 +107,7 @@ if (gpus === 0) {
     note: "bfloat16: forward, backward, clip and AdamW. MFU against 989 TFLOP/s; causal attention counted by half.",
     rows,
   };
-  console.log(tableText(table));
-  console.log(`written to ${save(machine(), [table])}`);
+  const tables = [await benchKernels(kernels), table];
+  for (const each of tables) console.log(tableText(each));
+  console.log(`written to ${save(machine(), tables)}`);
 }

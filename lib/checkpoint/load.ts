@@ -9,7 +9,7 @@ import type { HostMemory } from "../runtime/host-memory.ts";
 import { candidates } from "./folder.ts";
 import { copyBetween } from "./grid.ts";
 import { deviceDType } from "./shards.ts";
-import { type CheckpointState, type StateTensor, type TensorRole, expectState } from "./state.ts";
+import { type CheckpointState, expectState, optionalNames, type StateTensor, type TensorRole } from "./state.ts";
 import { type LoadedCells, StoredCheckpoint, type StoredTensor } from "./stored.ts";
 import { storedBytes } from "./stored-dtype.ts";
 
@@ -135,12 +135,14 @@ function matchTensors(checkpoint: StoredCheckpoint, state: CheckpointState, only
   const wanted = state.tensors.filter(({ role }) => only === undefined || role === only);
   const known = new Set(wanted.map(({ name }) => name));
   for (const tensor of checkpoint.tensors) {
-    if (known.has(tensor.name) || (only !== undefined && tensor.role !== only)) continue;
+    if (known.has(tensor.name) || optionalNames.has(tensor.name)) continue;
+    if (only !== undefined && tensor.role !== only) continue;
     const close = known.size === 0 ? "" : `; the nearest is "${nearest(tensor.name, known)}"`;
     throw misfit(checkpoint, tensor.name, `the model has none of this name${close}`);
   }
-  return wanted.map((to) => {
+  return wanted.flatMap((to) => {
     const from = stored.get(to.name);
+    if (from === undefined && optionalNames.has(to.name)) return [];
     if (from === undefined) throw misfit(checkpoint, to.name, "it is missing");
     const { shape, dtype } = state.mesh.store.type(to.id);
     if (!sameShape(from.shape, shape)) {
@@ -151,7 +153,7 @@ function matchTensors(checkpoint: StoredCheckpoint, state: CheckpointState, only
     if (own === undefined || (own !== dtype && !(floats.includes(own) && floats.includes(dtype)))) {
       throw misfit(checkpoint, to.name, `its dtype ${from.dtype} does not become ${dtype}`);
     }
-    return { from, to };
+    return [{ from, to }];
   });
 }
 

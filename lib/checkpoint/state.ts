@@ -22,6 +22,12 @@ export interface StateTensor {
   readonly owner?: object;
 }
 
+/** Of the loss scale of precision fp16 and the number of good steps since it changed. */
+export const lossScaleName = "optimizer.loss_scale";
+
+/** Names that a checkpoint or a model may lack: left as they are, or out. Others have to be on both sides. */
+export const optionalNames: ReadonlySet<string> = new Set([lossScaleName]);
+
 /** Everything to save, or to load into. */
 export interface CheckpointState {
   readonly mesh: Mesh;

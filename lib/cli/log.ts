@@ -128,7 +128,9 @@ class TextLog implements Log {
   #step(event: StepEvent): void {
     this.#started ??= this.#now() - event.seconds;
     const last = event.step === this.#steps;
-    if (event.skipped === true) this.note(`step ${event.step}: the gradient is not finite; its update was left out`);
+    const overflowed = (event.lossScale ?? 1) > 1; // train says it, with the scale
+    if (event.skipped === true && !overflowed)
+      this.note(`step ${event.step}: the gradient is not finite; its update was left out`);
     if (this.#live) {
       if (!last && this.#now() - this.#drawn < REDRAW) return;
       this.#drawn = this.#now();

@@ -130,6 +130,7 @@ export class RunCheckpoints implements AsyncDisposable {
     const { options, prepared } = this.#parts;
     this.position += prepared.settings.batchSize;
     this.loss = result.loss;
+    if (overflowed(result)) return; // float16's range was too small: the next step's loss scale is half
     this.skipped = result.nonFinite === undefined ? 0 : this.skipped + 1;
     if (result.nonFinite !== undefined) {
       // Its update was left out: the weights are those before the batch, and the data goes on behind it.
@@ -236,6 +237,11 @@ function spikeError(step: number, { loss, usual, module }: Spike, why: string): 
       `grew most (${why})`,
     { details: { step, loss, usual, module } },
   );
+}
+
+/** Whether a gradient overflowed float16 only because the loss scale was too large. */
+export function overflowed({ nonFinite, lossScale = 1 }: StepResult): boolean {
+  return nonFinite !== undefined && lossScale > 1;
 }
 
 function nonFiniteError(step: number, module: string): SpikeError {

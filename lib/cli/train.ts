@@ -11,13 +11,13 @@ import { Mesh } from "../tensor/mesh.ts";
 import type { TrainEvent } from "../train/events.ts";
 import { type ForwardStep, lossStep } from "../train/forward.ts";
 import { RunFolder } from "../train/run-folder.ts";
-import { type TrainStep, trainStep } from "../train/step.ts";
+import { type StepResult, type TrainStep, trainStep } from "../train/step.ts";
 import type { GivenFlag } from "./flags.ts";
 import { type CliIo, EXIT } from "./io.ts";
 import { createLog, type Log } from "./log.ts";
 import { type PreparedTraining, prepareTraining } from "./prepare-training.ts";
 import { findResumption, hasCheckpoints, type Resumption } from "./resume.ts";
-import { RunCheckpoints } from "./run-checkpoints.ts";
+import { overflowed, RunCheckpoints } from "./run-checkpoints.ts";
 import { RunProfile } from "./run-profile.ts";
 import { runRecord } from "./run-record.ts";
 import type { TrainOptions } from "./train-flags.ts";
@@ -147,9 +147,7 @@ async function train(run: Run): Promise<number> {
     profile.after(result);
     const { loss, seconds, gradNorm, learningRate } = result;
     const tokens = settings.batchSize * settings.seqLen;
-    if (result.nonFinite !== undefined) {
-      log.note(`step ${result.step}: the gradient of ${result.nonFinite} is not finite; weights are left as they are`);
-    }
+    if (result.nonFinite !== undefined) log.note(skipText(result));
     emit({
       type: "step",
       step: result.step,
@@ -160,6 +158,7 @@ async function train(run: Run): Promise<number> {
       seconds,
       tokensPerSecond: tokens / seconds,
       ...(Object.keys(result.terms).length > 1 ? { terms: result.terms } : {}),
+      ...(result.lossScale === undefined ? {} : { lossScale: result.lossScale }),
       ...(result.nonFinite === undefined ? {} : { skipped: true, module: result.nonFinite }),
     });
     await checkpoints.after(result);
@@ -200,6 +199,15 @@ async function train(run: Run): Promise<number> {
 }
 
 /** What a promise gives, or undefined where the signal gave it up. */
+/** What is said of a step that changed nothing. */
+function skipText(result: StepResult): string {
+  const { step, nonFinite, lossScale } = result;
+  if (overflowed(result)) {
+    return `step ${step}: the gradient of ${nonFinite} overflows float16 at loss scale ${lossScale}; the scale is halved`;
+  }
+  return `step ${step}: the gradient of ${nonFinite} is not finite; weights are left as they are`;
+}
+
 async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T | undefined> {
   try {
     return await promise;

@@ -71,19 +71,53 @@ export function fromBf16(half: number): number {
   return bits.getFloat32(0);
 }
 
+/** Bits of a number as float16, rounded to nearest even; too large ones become infinite. */
+export function toF16(value: number): number {
+  bits.setFloat32(0, value);
+  const word = bits.getUint32(0);
+  const [sign, size] = [(word >>> 16) & 0x8000, Math.abs(bits.getFloat32(0))];
+  if (Number.isNaN(size)) return sign | 0x7e00 | ((word >>> 13) & 0x3ff);
+  if (size >= 65520) return sign | 0x7c00;
+  // Numbers below 2^-14 are multiples of 2^-24; others have ten bits behind the first.
+  const exponent = Math.max(-14, ((word >>> 23) & 0xff) - 127);
+  const units = roundToEven(size / 2 ** (exponent - 10));
+  return sign | (exponent === -14 && units < 1024 ? units : ((exponent + 15) << 10) + units - 1024);
+}
+
+function roundToEven(value: number): number {
+  const below = Math.floor(value);
+  const rest = value - below;
+  return rest > 0.5 || (rest === 0.5 && below % 2 === 1) ? below + 1 : below;
+}
+
+/** Number with the given float16 bits. */
+export function fromF16(half: number): number {
+  const sign = half & 0x8000 ? -1 : 1;
+  const [exponent, fraction] = [(half >>> 10) & 31, half & 0x3ff];
+  if (exponent === 31) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
+  return sign * (exponent === 0 ? fraction * 2 ** -24 : (1024 + fraction) * 2 ** (exponent - 25));
+}
+
 /** Writes numbers into a new storage array of the dtype. */
 export function toStorage(dtype: DType, values: ArrayLike<number | boolean>): StorageArray {
   const out = newStorage(dtype, values.length);
   for (let i = 0; i < values.length; i++) {
     const value = Number(values[i]);
-    out[i] = dtype === "bf16" ? toBf16(value) : dtype === "bool" ? (value !== 0 ? 1 : 0) : value;
+    out[i] = stored(dtype, value);
   }
   return out;
+}
+
+function stored(dtype: DType, value: number): number {
+  if (dtype === "bf16") return toBf16(value);
+  if (dtype === "f16") return toF16(value);
+  return dtype === "bool" ? Number(value !== 0) : value;
 }
 
 /** Reads a storage array as plain numbers. */
 export function fromStorage(dtype: DType, storage: StorageArray): number[] {
   const out = new Array<number>(storage.length);
-  for (let i = 0; i < storage.length; i++) out[i] = dtype === "bf16" ? fromBf16(storage[i]!) : storage[i]!;
+  const read = dtype === "bf16" ? fromBf16 : dtype === "f16" ? fromF16 : (value: number) => value;
+  for (let i = 0; i < storage.length; i++) out[i] = read(storage[i]!);
   return out;
 }

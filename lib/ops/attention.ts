@@ -30,7 +30,7 @@ export const ropeKernel = defineKernel({
   name: "rope",
   doc: `Rotary positions, "rotate half" form: x[b,t,h,d] and y the same dims, unit stride in d; positions i32 [b,t]
 (stride 0 allowed). Angle of pair i: position * inv_freq[i], inv_freq f32 or f64 [d/2], computed in the statistics'
-type. inverse 1 rotates back (the gradient). f32, f64, bf16.`,
+type. inverse 1 rotates back (the gradient). f32, f64, bf16, f16.`,
   inputs: ["x", "positions", "inv_freq"],
   outputs: ["y"],
   attrs: { inverse: "int" },

@@ -1,5 +1,5 @@
 // einsum of two operands: every matrix product, lowered to one batched matmul.
-import type { DType } from "../core/dtype.ts";
+import { type DType, statisticsDType } from "../core/dtype.ts";
 import { DTypeError, ShapeError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { TensorType } from "../ir/graph.ts";
@@ -16,8 +16,8 @@ export const matmulKernel = defineKernel({
   doc: `d[b,m,n] = act(alpha * sum_k a[b,m,k] * b[b,k,n] + bias[n]) + residual[b,m,n] (+ d when flags has 1). Rank 3
 each, bias rank 1; a and b have unit stride in one of their two last dims (any other strides, batch stride 0
 allowed), d and residual unit stride in n. k = 0 gives zero products. flags: 1 accumulate into d, 2 bias is given, 4
-residual is given, 8 act is gelu (tanh form), 16 act is silu. dtypes: all f32, all f64, or a and b bf16 with d, bias
-and residual each bf16 or f32.`,
+residual is given, 8 act is gelu (tanh form), 16 act is silu. dtypes: all f32, all f64, or a and b bf16 or f16 with
+d, bias and residual each of a's or f32.`,
   inputs: ["a", "b", "bias?", "residual?"],
   outputs: ["d"],
   attrs: { flags: "int", alpha: "float" },
@@ -31,8 +31,9 @@ export type Finish = {
 };
 
 /**
- * `equation`: labels separated by spaces, "b m k, b k n -> b m n". `dtype`: f32 results of bf16 operands. `finish`:
- * made by the compiler; the bias (the same for all rows) and the residual follow the operands, in the result's shape.
+ * `equation`: labels separated by spaces, "b m k, b k n -> b m n". `dtype`: f32 results of bf16 and f16 operands.
+ * `finish`: made by the compiler; the bias (the same for all rows) and the residual follow the operands, in the
+ * result's shape.
  */
 export type EinsumParams = { readonly equation: string; readonly dtype?: DType; readonly finish?: Finish };
 
@@ -213,7 +214,7 @@ function lowerApart(
 ): void {
   const y = ctx.output(0);
   const { bias, activation, residual } = ctx.params.finish!;
-  const dtype = a.view.dtype === "bf16" ? "f32" : a.view.dtype;
+  const dtype = statisticsDType(a.view.dtype);
   const t = ctx.temporary(dtype, y.dims);
   emitMatmul(ctx, a, b, roles, grouped(t, out, [roles.batch, roles.m, roles.n])!);
   const operands = [t, ...ctx.inputs.slice(2)];
@@ -290,7 +291,7 @@ const einsum: OpRecord<EinsumParams> = {
     const [a, b] = [inputs[0]!, inputs[1]!];
     expectDType("einsum", "operand 0", a, floats);
     expectSameDType("einsum", a, b);
-    if (dtype !== undefined && dtype !== a.dtype && !(a.dtype === "bf16" && dtype === "f32")) {
+    if (dtype !== undefined && dtype !== a.dtype && dtype !== statisticsDType(a.dtype)) {
       throw new DTypeError(`einsum of ${typeText(a)} and ${typeText(b)} cannot give ${dtype}`);
     }
     const parsed = parseEquation(equation);
@@ -299,7 +300,7 @@ const einsum: OpRecord<EinsumParams> = {
     if (finish && !resultGroups(parsed).fits) throw new ShapeError(`einsum: "${equation}" cannot be finished`);
     inputs.slice(2).forEach((type, i) => {
       expectShape("einsum", `operand ${i + 2}`, type, result.shape);
-      expectDType("einsum", `operand ${i + 2}`, type, a.dtype === "bf16" ? ["bf16", "f32"] : [a.dtype]);
+      expectDType("einsum", `operand ${i + 2}`, type, [a.dtype, statisticsDType(a.dtype)]);
     });
     return [result];
   },

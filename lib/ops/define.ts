@@ -12,7 +12,7 @@ import { collapseView, reshapeView } from "../ir/view.ts";
 export type NoParams = Readonly<Record<string, never>>;
 
 /** dtypes most kernels compute in. */
-export const floats: readonly DType[] = ["f32", "f64", "bf16"];
+export const floats: readonly DType[] = ["f32", "f64", "bf16", "f16"];
 /** dtypes elementwise arithmetic takes. */
 export const numeric: readonly DType[] = ["f32", "f64", "bf16", "f16", "i32"];
 

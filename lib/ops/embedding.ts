@@ -23,7 +23,7 @@ import {
 export const embeddingKernel = defineKernel({
   name: "embedding",
   doc: `y[i,w] = table[ids[i] - start, w]; a zero row where ids[i] - start is not a row of this table (shards of a
-vocabulary). ids i32 rank 1; table and y the same dtype (f32, f64, bf16), unit stride in w.`,
+vocabulary). ids i32 rank 1; table and y the same dtype (f32, f64, bf16, f16), unit stride in w.`,
   inputs: ["table", "ids"],
   outputs: ["y"],
   attrs: { start: "table" },
@@ -31,7 +31,8 @@ vocabulary). ids i32 rank 1; table and y the same dtype (f32, f64, bf16), unit s
 
 export const embeddingGradKernel = defineKernel({
   name: "embedding_grad",
-  doc: `dtable[v,w] = sum of dy[i,w] over i, ascending, with ids[i] - start == v. dy f32, f64 or bf16; dtable f32 (f64 for f64).`,
+  doc: `dtable[v,w] = sum of dy[i,w] over i, ascending, with ids[i] - start == v. dy f32, f64, bf16 or
+f16; dtable f32 (f64 for f64).`,
   inputs: ["dy", "ids"],
   outputs: ["dtable"],
   attrs: { start: "table" },

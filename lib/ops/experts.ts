@@ -32,7 +32,7 @@ export const groupedMatmulKernel = defineKernel({
   name: "grouped_matmul",
   doc: `Rows of x[m,k] lie group after group, counts[g] (i32; below 0 counts as 0) of each. y[m,n] = x w[g - start] for
 rows of the groups [start, start + e) that w[e,k,n] has; all other rows of y are zeros. Unit stride in x's k, y's n,
-and one of w's last two dims. All f32, f64 or bf16.`,
+and one of w's last two dims. All f32, f64, bf16 or f16.`,
   inputs: ["x", "counts", "w"],
   outputs: ["y"],
   attrs: { start: "table" },
@@ -41,7 +41,7 @@ and one of w's last two dims. All f32, f64 or bf16.`,
 export const groupedMatmulGradKernel = defineKernel({
   name: "grouped_matmul_grad",
   doc: `d[e,m,n] = sum over the rows r of group start + e, ascending, of a[r,m] * b[r,n]; rows and counts as
-grouped_matmul; zeros for a group without rows. Unit stride in m and n. All f32, f64 or bf16.`,
+grouped_matmul; zeros for a group without rows. Unit stride in m and n. All f32, f64, bf16 or f16.`,
   inputs: ["a", "b", "counts"],
   outputs: ["d"],
   attrs: { start: "table" },
@@ -50,7 +50,7 @@ grouped_matmul; zeros for a group without rows. Unit stride in m and n. All f32,
 export const expertGateKernel = defineKernel({
   name: "expert_gate",
   doc: `y[r,n] = act(a) * b for the first sum(counts) rows, zeros behind. act: 0 silu, 1 gelu (tanh form), 2 gelu (erf),
-3 relu. counts as grouped_matmul. Unit stride in n. f32, f64, bf16.`,
+3 relu. counts as grouped_matmul. Unit stride in n. f32, f64, bf16, f16.`,
   inputs: ["a", "b", "counts"],
   outputs: ["y"],
   attrs: { act: "int" },
@@ -67,7 +67,7 @@ export const expertGateGradKernel = defineKernel({
 export const expertCombineKernel = defineKernel({
   name: "expert_combine",
   doc: `y[r,n] = sum over k, ascending, of x[r,k,n] * weights[r,k]. Unit stride in n; any other strides of x; weights
-contiguous. All f32, f64 or bf16 (sums in f32).`,
+contiguous. All f32, f64, bf16 or f16 (sums in f32).`,
   inputs: ["x", "weights"],
   outputs: ["y"],
   attrs: {},

@@ -118,7 +118,7 @@ bit 1 << d indexed has, an input, i32 [dims[d]], gives the index in that dim ins
 counter = [lo(q), hi(q), site, step], q = index / 4, key = [seed low, seed high]; lane = index % 4. kind 0: bits
 (i32). 1: uniform f32 (bits >> 8) * 2^-24, in [0, 1). 2: normal, Box-Muller on the lane pairs (0,1) and (2,3), r =
 sqrt(-2 log(1 - u1)), (r cos 2 pi u2, r sin 2 pi u2), in f32 by own polynomials (no contraction: same bits on every
-path). f64 and bf16 y take the f32 number, converted.`,
+path). Other y take the f32 number, converted.`,
   inputs: ["key", "indices*"],
   outputs: ["y"],
   attrs: { kind: "int", site: "int", indexed: "int" },

@@ -22,7 +22,7 @@ import {
 
 export const crossEntropyKernel = defineKernel({
   name: "cross_entropy",
-  doc: `Per row r of logits[r,v] (f32, f64, bf16): lse = log(sum(exp(logits))), nll = lse - logits[target]; nll = 0
+  doc: `Per row r of logits[r,v] (f32, f64, bf16, f16): lse = log(sum(exp(logits))), nll = lse - logits[target]; nll = 0
 where target equals ignore or is outside [0, v). targets i32 [r]; nll and lse f32 (f64 for f64 logits).`,
   inputs: ["logits", "targets"],
   outputs: ["nll", "lse"],

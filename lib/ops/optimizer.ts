@@ -12,7 +12,7 @@ import { dimFactors, expectDType, expectInputs, expectShape, floats, type NoPara
 
 export const squareSumKernel = defineKernel({
   name: "square_sum",
-  doc: "y[1] = sum of x^2 in a fixed order, accumulated in blocks. x contiguous f32, f64 or bf16; y f32 (f64 for f64).",
+  doc: "y[1] = sum of x^2 in a fixed order, in blocks. x contiguous f32, f64, bf16 or f16; y f32 (f64 for f64).",
   inputs: ["x"],
   outputs: ["y"],
   attrs: {},

@@ -25,8 +25,8 @@ import {
 export const reduceKernel = defineKernel({
   name: "reduce",
   doc: `y = x reduced over the dims where y has size 1 and x has not. Same rank. kind: 0 sum, 1 max, 2 min. x is f32,
-f64, bf16 or i32; y has x's dtype, or f32 for bf16 x. An empty reduction gives 0, -inf, +inf (i32: lowest, highest).
-x may have any strides, y too.`,
+f64, bf16, f16 or i32; y has x's dtype, or f32 for bf16 and f16 x. An empty reduction gives 0, -inf, +inf (i32: lowest,
+highest). x may have any strides, y too.`,
   inputs: ["x"],
   outputs: ["y"],
   attrs: { kind: "int" },
@@ -34,7 +34,7 @@ x may have any strides, y too.`,
 
 export const softmaxKernel = defineKernel({
   name: "softmax",
-  doc: "y[r,n] = softmax of each row. Unit stride in n, any row stride. f32, f64, bf16.",
+  doc: "y[r,n] = softmax of each row. Unit stride in n, any row stride. f32, f64, bf16, f16.",
   inputs: ["x"],
   outputs: ["y"],
   attrs: {},
@@ -54,7 +54,7 @@ export type ReduceParams = { readonly dims: readonly number[] };
 /** Codes of reductions in programs. */
 export const reduceKinds: readonly ReduceKind[] = ["sum", "max", "min"];
 
-const reducible: readonly DType[] = ["f32", "f64", "bf16", "i32"];
+const reducible: readonly DType[] = ["f32", "f64", "bf16", "f16", "i32"];
 
 function reduceFactors(kind: ReduceKind, inputs: readonly TensorType[], dims: readonly number[]): FactorMap {
   const names = dimFactors(inputs[0]!.shape.length);

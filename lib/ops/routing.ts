@@ -34,7 +34,7 @@ import {
 export const topkKernel = defineKernel({
   name: "topk",
   doc: `values[r,k] = the k largest of each row x[r,n], largest first, and their indices (i32); of equal ones the first
-comes first; NaN is larger than any number. Unit stride in n and k, k <= n. f32, f64, bf16.`,
+comes first; NaN is larger than any number. Unit stride in n and k, k <= n. f32, f64, bf16, f16.`,
   inputs: ["x"],
   outputs: ["values", "indices"],
   attrs: {},
@@ -61,7 +61,7 @@ place[n] is its inverse; counts[e] says how often each id is there. i32, contigu
 export const permuteRowsKernel = defineKernel({
   name: "permute_rows",
   doc: `y[i,w] = row index[i] of x[m,k,w], counted row-major in m and k (any strides there, 0 too); zeros where index[i]
-is no row. index i32 [n]; unit stride in w; f32, f64, bf16.`,
+is no row. index i32 [n]; unit stride in w; f32, f64, bf16, f16.`,
   inputs: ["x", "index"],
   outputs: ["y"],
   attrs: {},

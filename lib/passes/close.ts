@@ -73,7 +73,10 @@ function placeValues(graph: Graph, stages: number, stageOf: (name: string) => nu
     const common = inputs.reduce<Stages>((a, { on }) => meet(a, on), null);
     let own: Where = { on: sourceStages(node, stageOf) ?? common, parts: false };
     let read: (Meeting | undefined)[] = [];
-    if (common?.length === 0 || inputs.some((w) => w.parts)) {
+    if (node.params.everywhere === true) {
+      own = { on: upTo(stages), parts: false };
+      read = node.inputs.map((v) => bring(v, upTo(stages)));
+    } else if (common?.length === 0 || inputs.some((w) => w.parts)) {
       if (additive.has(node.op)) own = { on: union, parts: true };
       else if (common?.length === 0) {
         own = { on: union, parts: false };

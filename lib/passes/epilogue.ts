@@ -1,6 +1,6 @@
 // Epilogues: what follows a matrix product element by element (bias, activation, residual, cast) becomes part of it, so
 // that it is done while the product's tile is in the cache.
-import type { DType } from "../core/dtype.ts";
+import { type DType, isFloat } from "../core/dtype.ts";
 import { consumers, type Graph, type Node } from "../ir/graph.ts";
 import { type EinsumParams, type Finish, parseEquation, resultGroups } from "../ops/contraction.ts";
 import type { ElementStep } from "../ops/expression.ts";
@@ -78,7 +78,7 @@ function matchNode(graph: Graph, node: Node, alone: (value: number) => boolean):
 
 /** Whether a product of operands of one dtype can have a result, a bias or a residual of another. */
 function fitsKernel(operand: DType, other: DType): boolean {
-  return operand === other || (operand === "bf16" && other === "f32");
+  return operand === other || ((operand === "bf16" || operand === "f16") && other === "f32");
 }
 
 interface Match {
@@ -127,7 +127,7 @@ class Matcher {
   #uncast(value: number): number {
     let at = value;
     for (let step = this.#step(at); step?.op === "cast"; step = this.#step(at)) {
-      if (step.dtype !== "f32" && step.dtype !== "bf16" && step.dtype !== "f64") return at;
+      if (!isFloat(step.dtype)) return at;
       this.#used++;
       at = step.inputs[0]!;
     }

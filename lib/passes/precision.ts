@@ -1,6 +1,6 @@
 // Precision: places the casts after differentiation. Contractions and attention compute in the compute type; norms,
 // softmax, losses and reductions stay in float32; parameters and what the step returns keep their dtype.
-import { PlanError } from "../core/errors.ts";
+import type { DType } from "../core/dtype.ts";
 import type { Graph, Node } from "../ir/graph.ts";
 import { GraphBuilder } from "./graph-builder.ts";
 
@@ -21,14 +21,14 @@ const narrowOps = new Set([
 /** Returns the graph with casts for a precision. */
 export function placeCasts(graph: Graph, precision: Precision): Graph {
   if (precision === "f32") return graph;
-  if (precision === "fp16") throw new PlanError("precision fp16 needs a CUDA device; use bf16 or f32");
+  const type = precision === "fp16" ? "f16" : "bf16";
   const b = new GraphBuilder();
   const map = new Array<number>(graph.values.length);
   const narrowed = new Map<string, number>();
   const narrow = (value: number, phase: string): number => {
     if (b.type(value).dtype !== "f32") return value;
     const key = `${value} ${phase === "weights" ? "backward" : phase}`;
-    const known = narrowed.get(key) ?? uncast(b, value) ?? b.cast(value, "bf16");
+    const known = narrowed.get(key) ?? uncast(b, value, type) ?? b.cast(value, type);
     narrowed.set(key, known);
     return known;
   };
@@ -50,11 +50,11 @@ export function placeCasts(graph: Graph, precision: Precision): Graph {
   return b.graph;
 }
 
-/** The bf16 value that a value was cast from. */
-function uncast({ graph }: GraphBuilder, value: number): number | undefined {
+/** The value of the compute type that a value was cast from. */
+function uncast({ graph }: GraphBuilder, value: number, type: DType): number | undefined {
   const node = graph.nodes[graph.values[value]!.node]!;
   const from = node.op === "cast" ? node.inputs[0]! : undefined;
-  return from !== undefined && graph.values[from]!.type.dtype === "bf16" ? from : undefined;
+  return from !== undefined && graph.values[from]!.type.dtype === type ? from : undefined;
 }
 
 /** The log-sum-exp that attention keeps is float32 in every precision. */

@@ -4,7 +4,7 @@
 // permuted when they are loaded; this pass finds every dim that runs along them, by the factors that link dims, and
 // makes the graph mean the same: indices become positions, which are an input; causal attention is told positions;
 // what needs the true order gets it.
-import type { DType } from "../core/dtype.ts";
+import { type DType, isFloat } from "../core/dtype.ts";
 import type { Graph, Node, Params, TensorType } from "../ir/graph.ts";
 import type { FactorMap } from "../ir/op.ts";
 import { getOp } from "../ops/index.ts";
@@ -308,5 +308,5 @@ class Permuter {
 
 /** A type that the rows of a table can have and that holds every value of another. */
 function tableType(dtype: DType): DType {
-  return dtype === "f32" || dtype === "f64" || dtype === "bf16" ? dtype : "f64";
+  return isFloat(dtype) ? dtype : "f64";
 }

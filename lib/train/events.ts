@@ -31,6 +31,8 @@ export interface StepEvent {
    * that found no room with their expert.
    */
   readonly terms?: Readonly<Record<string, number>>;
+  /** In precision fp16: by what the loss was multiplied. A gradient that overflowed for its sake halves it. */
+  readonly lossScale?: number;
   /** True where the gradient was not finite and the update was left out. */
   readonly skipped?: boolean;
   /** Where the gradient was not finite: the first module whose own is not. */

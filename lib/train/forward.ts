@@ -149,7 +149,7 @@ async function compileForward(
     schedule: forwardOn(placement.deviceOfStage, microbatches),
     stageOfBlock: placement.stages.stageOfBlock,
     parameterSpecs: parameterSpecs(source, (id) => placement.specOf(id)),
-    usedSpecs: parameterSpecs(source, (id) => placement.usedSpec(placement.parameterOf(id))),
+    usedSpecs: parameterSpecs(source, (id) => placement.usedSpecOf(id)),
     sequenceParallel: options.sequenceParallel ?? "auto",
     rates: ratesOf(mesh.engine.kind),
     passes: { precision: options.precision ?? "f32" },

@@ -10,6 +10,7 @@ import { expectMesh, type Mesh } from "../tensor/mesh.ts";
 import { expectPlaceable } from "./check.ts";
 import type { Initial, Parameter } from "../tensor/parameter.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import { lossScaleSpec } from "./loss-scale.ts";
 import { defaultZero, splitByFsdp, withoutFsdp, type ZeroLevel } from "./zero.ts";
 
 /** What can be placed: a model with parameters and, for pipelines, blocks in order. */
@@ -115,8 +116,15 @@ export class Placement {
 
   /** The spec of a parameter that a graph reads, or of its optimizer state, as it lies. Throws as parameterOf does. */
   specOf(id: string): ValueSpec {
+    const scale = lossScaleSpec(id);
+    if (scale) return scale;
     const parameter = this.parameterOf(id);
     return id === parameter.id ? this.spec(parameter) : this.stateSpec(parameter);
+  }
+
+  /** The spec with which graphs use a parameter, or a state of the optimizer. Throws as parameterOf does. */
+  usedSpecOf(id: string): ValueSpec {
+    return lossScaleSpec(id) ?? this.usedSpec(this.parameterOf(id));
   }
 
   /** Allocates a parameter (and fills it: with loaded values, or afresh) at these coordinates along pp. */

@@ -1,7 +1,7 @@
 // trainStep: a loss on a model becomes one compiled step: forward, backward, clipping and update, over a whole mesh.
 import os from "node:os";
 import { setImmediate } from "node:timers/promises";
-import type { CheckpointState, StateTensor } from "../checkpoint/state.ts";
+import { type CheckpointState, lossScaleName, type StateTensor } from "../checkpoint/state.ts";
 import { expectNotNegative, expectSignal } from "../core/check.ts";
 import { AbortedError, PlanError } from "../core/errors.ts";
 import type { JsonObject } from "../core/json.ts";
@@ -32,6 +32,7 @@ import type { Parameter } from "../tensor/parameter.ts";
 import { checkBatch, checkTrainOptions } from "./check.ts";
 import { type Placeable, Placement, seedWords } from "./placement.ts";
 import { type RecomputeOutcome, recomputeOutcome, StepPlan } from "./plan.ts";
+import { initialLossScale, lossScaleId } from "./loss-scale.ts";
 import type { ZeroLevel } from "./zero.ts";
 import {
   type BatchField,
@@ -117,6 +118,11 @@ export interface StepResult {
   readonly seconds: number;
   /** Set when the gradient was not finite: nothing was updated; the first module whose gradient is not finite. */
   readonly nonFinite?: string;
+  /**
+   * By what the loss was multiplied, in precision fp16. It is halved where the gradient was not finite, which then
+   * means an overflow of float16 and nothing worse, unless it was 1; and doubled after 2000 good steps in a row.
+   */
+  readonly lossScale?: number;
   /** Norm of each trained parameter's gradient before clipping, by its path. */
   gradNorms(): Map<string, number>;
 }
@@ -192,6 +198,7 @@ export class TrainStep<Name extends string = string> implements Disposable {
     const gradNorm = results.get("gradNorm")![0]!;
     const squares = results.get("squares")!;
     const nonFinite = Number.isFinite(gradNorm) ? undefined : this.#culprit(squares);
+    const lossScale = results.get("lossScale")?.[0];
     return {
       loss: weighted.reduce((sum, [, term]) => sum + term, 0),
       terms,
@@ -202,6 +209,7 @@ export class TrainStep<Name extends string = string> implements Disposable {
       gradNorms: () =>
         new Map(normOrder(this.#source).map(({ parameter }, i) => [parameter.path, Math.sqrt(squares[i]!)])),
       ...(nonFinite === undefined ? {} : { nonFinite }),
+      ...(lossScale === undefined ? {} : { lossScale }),
     };
   }
 
@@ -221,6 +229,10 @@ export class TrainStep<Name extends string = string> implements Disposable {
           stored: shape,
         });
       }
+    }
+    const { scaleId } = this.#source;
+    if (scaleId !== undefined) {
+      tensors.push({ name: lossScaleName, id: scaleId, role: "state", stored: [2] });
     }
     return { mesh, step: this.step, tensors, ...(record ? { record } : {}) };
   }
@@ -292,7 +304,7 @@ export async function planTrainStep<Name extends string>(
     schedule,
     stageOfBlock: placement.stages.stageOfBlock,
     parameterSpecs: parameterSpecs(step, (id) => placement.specOf(id)),
-    usedSpecs: parameterSpecs(step, (id) => placement.usedSpec(placement.parameterOf(id))),
+    usedSpecs: parameterSpecs(step, (id) => placement.usedSpecOf(id)),
     cellSpecs: gradientCells(placement, ids, microbatches),
     wantedSpecs: ofGradients((p) => placement.usedSpec(p)),
     sequenceParallel: options.sequenceParallel ?? "auto",
@@ -384,7 +396,7 @@ async function traceStep(
     micro,
     prologue: {
       graphs: new Map([...traces].map(([n, traced]) => [n, countGraph(traced)])),
-      close: seedGraph(first),
+      close: seedGraph(first, source.scaleId),
       at: cellName.sum(first.terms[0]!.name),
     },
     closing: timed(passes, "trace", () => updateGraph(source)),
@@ -425,6 +437,7 @@ function updateSource(
     clipNorm: options.clipNorm ?? 0,
     cells,
     columns: placement.mesh.layout.size("pp"),
+    ...(options.precision === "fp16" ? { scaleId: lossScaleId(placement) } : {}),
     stateSpec: (p) => placement.stateSpec(p),
     specOf: (p) => placement.spec(p),
   };
@@ -454,4 +467,13 @@ async function placeParameters(
       mesh.store.allocate(id, { dtype, shape, spec: placement.stateSpec(parameter), columns: columnsOf(id) });
     }
   }
+  const { scaleId } = source;
+  if (scaleId === undefined || mesh.store.has(scaleId)) return;
+  mesh.store.allocate(scaleId, {
+    dtype: "f32",
+    shape: [2],
+    spec: placement.specOf(scaleId),
+    columns: columnsOf(scaleId),
+  });
+  mesh.store.write(scaleId, initialLossScale());
 }

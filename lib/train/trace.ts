@@ -8,6 +8,7 @@ import type { Graph } from "../ir/graph.ts";
 import { gradients } from "../tensor/grad.ts";
 import { Tensor, type TensorContext } from "../tensor/tensor.ts";
 import { type NamedSym, type Sym, SymBuilder, flatten, reachable } from "../tensor/trace.ts";
+import { lossScale } from "./loss-scale.ts";
 
 /** One named part of a loss: its mean is sum / count over the whole batch; counts depend on inputs only. */
 export interface LossTerm {
@@ -153,17 +154,19 @@ export function countGraph(traced: TracedLoss): Graph {
   return flatten(traced.terms.map((t) => ({ name: cellName.count(t.name), sym: builder.reshape(t.count, []) })));
 }
 
-/** Turns summed counts into seeds: weight / count (1 / count for a term that is only reported), 0 for a count of 0. */
-export function seedGraph(traced: TracedLoss): Graph {
+/**
+ * Turns summed counts into seeds: weight / count (1 / count for a term that is only reported), 0 for a count of 0; with
+ * the id of a loss scale, times that.
+ */
+export function seedGraph(traced: TracedLoss, scaleId?: string): Graph {
   const builder = new SymBuilder();
+  const scale = scaleId === undefined ? undefined : lossScale(builder, scaleId);
   return flatten(
     traced.terms.map((t) => {
       const count = builder.one("input", [], { name: cellName.count(t.name), dtype: "f32", shape: [] });
       const none = builder.binary("le", count, 0);
-      return {
-        name: cellName.seed(t.name),
-        sym: builder.select(none, 0, builder.div(t.weight || 1, builder.select(none, 1, count))),
-      };
+      const seed = builder.select(none, 0, builder.div(t.weight || 1, builder.select(none, 1, count)));
+      return { name: cellName.seed(t.name), sym: scale ? builder.mul(seed, scale) : seed };
     }),
   );
 }

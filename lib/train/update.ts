@@ -5,6 +5,7 @@ import { updateName } from "../compile/names.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import type { Parameter } from "../tensor/parameter.ts";
 import { type NamedSym, type Sym, SymBuilder, flatten } from "../tensor/trace.ts";
+import { lossScale, nextLossScale } from "./loss-scale.ts";
 import { cellName } from "./trace.ts";
 
 /** A trainable parameter and the reads whose gradients add up to its own. */
@@ -27,6 +28,8 @@ export interface UpdateSource {
   readonly cells: ReadonlyMap<string, TensorType>;
   /** Size of the mesh's pp axis. */
   readonly columns: number;
+  /** Id of the factor that the loss was multiplied by, and with it all gradients. */
+  readonly scaleId?: string;
   /** How a parameter lies on the devices. */
   specOf(parameter: Parameter): ValueSpec;
   /** How its optimizer state lies, and so its gradient and what is updated of it. */
@@ -56,7 +59,7 @@ export function isState(id: string): boolean {
   return id.includes(":");
 }
 
-/** The closing graph: outputs `loss <term>`, `gradNorm`, `squares`, and the updates. */
+/** The closing graph: outputs `loss <term>`, `gradNorm`, `squares`, with a loss scale `lossScale`, and the updates. */
 export function updateGraph(source: UpdateSource): Graph {
   const b = new SymBuilder();
   b.phase = "update";
@@ -72,10 +75,14 @@ export function updateGraph(source: UpdateSource): Graph {
     gradient.set(t, placed(b, sumOfReads(b, parts, source, t), source.stateSpec(t.parameter)));
   }
   b.path = "";
-  const squares = squareVector(b, source, gradient);
+  const loss = source.scaleId === undefined ? undefined : lossScale(b, source.scaleId);
+  const inverse = loss && b.div(1, loss); // of a power of two: exact
+  const scaled = squareVector(b, source, gradient);
+  const squares = inverse ? b.mul(b.mul(scaled, inverse), inverse) : scaled;
   const norm = b.unary("sqrt", b.sum(squares));
   const gate = b.reshape(b.cast(b.unary("is_finite", norm), "i32"), [1]);
-  const scale = clipScale(b, source.clipNorm, norm);
+  const clip = clipScale(b, source.clipNorm, norm);
+  const scale = inverse ? b.mul(clip, inverse) : clip;
   const scalars = source.optimizer.scalarNames.map((name) => scalarInput(b, name));
   const lr = scalarInput(b, "learningRate");
   for (const [t, grad] of gradient) {
@@ -103,7 +110,12 @@ export function updateGraph(source: UpdateSource): Graph {
   for (const term of source.terms) {
     const sum = cell(cellName.sum(term));
     const seed = b.one("input", [], { name: cellName.seed(term), dtype: "f32", shape: [] });
-    outputs.push({ name: `loss ${term}`, sym: b.mul(sum, seed) });
+    const weighted = b.mul(sum, seed);
+    outputs.push({ name: `loss ${term}`, sym: inverse ? b.mul(weighted, inverse) : weighted });
+  }
+  if (loss && source.scaleId !== undefined) {
+    outputs.push({ name: "lossScale", sym: b.mul(loss, 1) });
+    outputs.push({ name: `${updateName}the loss scale`, sym: nextLossScale(b, source.scaleId, gate) });
   }
   return flatten([...outputs, { name: "gradNorm", sym: norm }, { name: "squares", sym: squares }]);
 }

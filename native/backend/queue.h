@@ -31,7 +31,7 @@ struct BlockCopy {
 };
 
 // Element j of row i of every output becomes the reduction of that element of all sources, in their order; f32, f64,
-// i32, or bf16 by way of f32. Outputs may be among the sources, element for element.
+// i32, or bf16 and f16 by way of f32. Outputs may be among the sources, element for element.
 struct BlockReduce {
   DType dtype = DType::f32;
   int32_t kind = 0;  // 0 sum, 1 max, 2 min

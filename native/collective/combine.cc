@@ -65,7 +65,7 @@ inline V combined(V a, V b) {
   }
 }
 
-// A cache line of elements in registers, and one element. bf16 is widened to f32.
+// A cache line of elements in registers, and one element. bf16 and f16 are widened to f32.
 template <class Number, class Vector>
 struct PlainLine {
   using Element = Number;
@@ -129,6 +129,62 @@ struct Bf16Line {
   }
   static Scalar widen(Element e) { return toFloat(e); }
   static Element narrow(Scalar s) { return toBf16(s); }
+};
+
+// Likewise of f16.
+struct F16Line {
+  using Element = f16;
+  using Scalar = float;
+  F32x4 low[kVectors], high[kVectors];
+
+  // As toFloat(), of bits in the lower halves.
+  static F32x4 widened(U32x4 wide) {
+    const F32x4 scaled = reinterpret_cast<F32x4>((wide & 0x7fffu) << 13) * 0x1p112f;
+    const U32x4 special = (wide & 0x7c00u) == 0x7c00u ? U32x4{} + 0x7f800000u : U32x4{};
+    return reinterpret_cast<F32x4>(((wide & 0x8000u) << 16) | reinterpret_cast<U32x4>(scaled) | special);
+  }
+  static F32x4 lowOf(U16x8 x) {
+    return widened(reinterpret_cast<U32x4>(__builtin_shufflevector(x, U16x8{}, 0, 8, 1, 9, 2, 10, 3, 11)));
+  }
+  static F32x4 highOf(U16x8 x) {
+    return widened(reinterpret_cast<U32x4>(__builtin_shufflevector(x, U16x8{}, 4, 12, 5, 13, 6, 14, 7, 15)));
+  }
+  // As toF16(), in the lower halves.
+  static U16x8 rounded(F32x4 x) {
+    const U32x4 bits = reinterpret_cast<U32x4>(x), magnitude = bits & 0x7fffffffu;
+    const U32x4 normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+    const U32x4 denormal = reinterpret_cast<U32x4>(reinterpret_cast<F32x4>(magnitude) + 0.5f) - 0x3f000000u;
+    const U32x4 nan = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
+    U32x4 result = magnitude < 0x38800000u ? denormal : normal;
+    result = magnitude >= 0x477ff000u ? U32x4{} + 0x7c00u : result;
+    result = magnitude > 0x7f800000u ? nan : result;
+    return reinterpret_cast<U16x8>(result | ((bits >> 16) & 0x8000u));
+  }
+
+  void load(const std::byte* from) {
+    for (int i = 0; i < kVectors; ++i) {
+      const auto x = loadVector<U16x8>(from + 16 * i);
+      low[i] = lowOf(x);
+      high[i] = highOf(x);
+    }
+  }
+  template <Reduction kind>
+  void add(const std::byte* from) {
+    for (int i = 0; i < kVectors; ++i) {
+      const auto x = loadVector<U16x8>(from + 16 * i);
+      low[i] = combined<kind>(low[i], lowOf(x));
+      high[i] = combined<kind>(high[i], highOf(x));
+    }
+  }
+  template <bool stream>
+  void store(std::byte* to) const {
+    for (int i = 0; i < kVectors; ++i) {
+      const U16x8 x = __builtin_shufflevector(rounded(low[i]), rounded(high[i]), 0, 2, 4, 6, 8, 10, 12, 14);
+      storeVector<stream>(to + 16 * i, x);
+    }
+  }
+  static Scalar widen(Element e) { return toFloat(e); }
+  static Element narrow(Scalar s) { return toF16(s); }
 };
 
 // Elements of any address, one by one.
@@ -232,6 +288,8 @@ Combine combineOf(DType dtype, Reduction reduction) {
       return combineOf<PlainLine<double, F64x2>>(reduction);
     case DType::bf16:
       return combineOf<Bf16Line>(reduction);
+    case DType::f16:
+      return combineOf<F16Line>(reduction);
     default:
       return combineOf<PlainLine<int32_t, I32x4>>(reduction);
   }

@@ -5,7 +5,7 @@
 namespace meshwork {
 
 // Compared with the number in every program's header.
-constexpr uint32_t kOpTableHash = 0x72e77270u;
+constexpr uint32_t kOpTableHash = 0x77b7fbadu;
 
 // clang-format off
 // elementwise(x*) -> (y*) {count:int, int*}
@@ -28,8 +28,9 @@ constexpr int32_t kOp_elementwise = 1;
 
 // reduce(x) -> (y) {kind:int}
 // y = x reduced over the dims where y has size 1 and x has not. Same rank. kind: 0 sum, 1 max, 2 min. x is f32,
-// f64, bf16 or i32; y has x's dtype, or f32 for bf16 x. An empty reduction gives 0, -inf, +inf (i32: lowest, highest).
-// x may have any strides, y too.
+// f64, bf16, f16 or i32; y has x's dtype, or f32 for bf16 and f16 x. An empty reduction gives 0, -inf, +inf (i32:
+// lowest,
+// highest). x may have any strides, y too.
 namespace attr::reduce {
 constexpr int kind = 0;
 constexpr int count_ = 1;
@@ -44,8 +45,8 @@ constexpr int32_t kOp_copy = 3;
 // d[b,m,n] = act(alpha * sum_k a[b,m,k] * b[b,k,n] + bias[n]) + residual[b,m,n] (+ d when flags has 1). Rank 3
 // each, bias rank 1; a and b have unit stride in one of their two last dims (any other strides, batch stride 0
 // allowed), d and residual unit stride in n. k = 0 gives zero products. flags: 1 accumulate into d, 2 bias is given, 4
-// residual is given, 8 act is gelu (tanh form), 16 act is silu. dtypes: all f32, all f64, or a and b bf16 with d, bias
-// and residual each bf16 or f32.
+// residual is given, 8 act is gelu (tanh form), 16 act is silu. dtypes: all f32, all f64, or a and b bf16 or f16 with
+// d, bias and residual each of a's or f32.
 namespace attr::matmul {
 constexpr int flags = 0;
 constexpr int alpha = 1;
@@ -54,7 +55,7 @@ constexpr int count_ = 2;
 constexpr int32_t kOp_matmul = 4;
 
 // softmax(x) -> (y) {}
-// y[r,n] = softmax of each row. Unit stride in n, any row stride. f32, f64, bf16.
+// y[r,n] = softmax of each row. Unit stride in n, any row stride. f32, f64, bf16, f16.
 constexpr int32_t kOp_softmax = 5;
 
 // softmax_grad(y, dy) -> (dx) {}
@@ -88,7 +89,7 @@ constexpr int32_t kOp_rms_norm_grad = 10;
 
 // embedding(table, ids) -> (y) {start:table}
 // y[i,w] = table[ids[i] - start, w]; a zero row where ids[i] - start is not a row of this table (shards of a
-// vocabulary). ids i32 rank 1; table and y the same dtype (f32, f64, bf16), unit stride in w.
+// vocabulary). ids i32 rank 1; table and y the same dtype (f32, f64, bf16, f16), unit stride in w.
 namespace attr::embedding {
 constexpr int start = 0;
 constexpr int count_ = 1;
@@ -96,8 +97,8 @@ constexpr int count_ = 1;
 constexpr int32_t kOp_embedding = 11;
 
 // embedding_grad(dy, ids) -> (dtable) {start:table}
-// dtable[v,w] = sum of dy[i,w] over i, ascending, with ids[i] - start == v. dy f32, f64 or bf16; dtable f32 (f64 for
-// f64).
+// dtable[v,w] = sum of dy[i,w] over i, ascending, with ids[i] - start == v. dy f32, f64, bf16 or
+// f16; dtable f32 (f64 for f64).
 namespace attr::embedding_grad {
 constexpr int start = 0;
 constexpr int count_ = 1;
@@ -105,7 +106,7 @@ constexpr int count_ = 1;
 constexpr int32_t kOp_embedding_grad = 12;
 
 // cross_entropy(logits, targets) -> (nll, lse) {ignore:int}
-// Per row r of logits[r,v] (f32, f64, bf16): lse = log(sum(exp(logits))), nll = lse - logits[target]; nll = 0
+// Per row r of logits[r,v] (f32, f64, bf16, f16): lse = log(sum(exp(logits))), nll = lse - logits[target]; nll = 0
 // where target equals ignore or is outside [0, v). targets i32 [r]; nll and lse f32 (f64 for f64 logits).
 namespace attr::cross_entropy {
 constexpr int ignore = 0;
@@ -136,7 +137,7 @@ constexpr int32_t kOp_cross_entropy_grad = 15;
 // rope(x, positions, inv_freq) -> (y) {inverse:int}
 // Rotary positions, "rotate half" form: x[b,t,h,d] and y the same dims, unit stride in d; positions i32 [b,t]
 // (stride 0 allowed). Angle of pair i: position * inv_freq[i], inv_freq f32 or f64 [d/2], computed in the statistics'
-// type. inverse 1 rotates back (the gradient). f32, f64, bf16.
+// type. inverse 1 rotates back (the gradient). f32, f64, bf16, f16.
 namespace attr::rope {
 constexpr int inverse = 0;
 constexpr int count_ = 1;
@@ -176,7 +177,7 @@ constexpr int32_t kOp_attention_grad = 18;
 // counter = [lo(q), hi(q), site, step], q = index / 4, key = [seed low, seed high]; lane = index % 4. kind 0: bits
 // (i32). 1: uniform f32 (bits >> 8) * 2^-24, in [0, 1). 2: normal, Box-Muller on the lane pairs (0,1) and (2,3), r =
 // sqrt(-2 log(1 - u1)), (r cos 2 pi u2, r sin 2 pi u2), in f32 by own polynomials (no contraction: same bits on every
-// path). f64 and bf16 y take the f32 number, converted.
+// path). Other y take the f32 number, converted.
 namespace attr::random {
 constexpr int kind = 0;
 constexpr int site = 1;
@@ -186,7 +187,7 @@ constexpr int count_ = 3;
 constexpr int32_t kOp_random = 19;
 
 // square_sum(x) -> (y) {}
-// y[1] = sum of x^2 in a fixed order, accumulated in blocks. x contiguous f32, f64 or bf16; y f32 (f64 for f64).
+// y[1] = sum of x^2 in a fixed order, in blocks. x contiguous f32, f64, bf16 or f16; y f32 (f64 for f64).
 constexpr int32_t kOp_square_sum = 20;
 
 // adamw(p, grad, m, v, lr, correction1, correction2, scale, gate) -> (p, m, v) {beta1:float, beta2:float, eps:float,
@@ -283,7 +284,7 @@ constexpr int32_t kOp_shard_slice = 28;
 
 // topk(x) -> (values, indices) {}
 // values[r,k] = the k largest of each row x[r,n], largest first, and their indices (i32); of equal ones the first
-// comes first; NaN is larger than any number. Unit stride in n and k, k <= n. f32, f64, bf16.
+// comes first; NaN is larger than any number. Unit stride in n and k, k <= n. f32, f64, bf16, f16.
 constexpr int32_t kOp_topk = 29;
 
 // expert_capacity(ids) -> (kept) {experts:int, capacity:int}
@@ -303,7 +304,7 @@ constexpr int32_t kOp_expert_sort = 31;
 
 // permute_rows(x, index) -> (y) {}
 // y[i,w] = row index[i] of x[m,k,w], counted row-major in m and k (any strides there, 0 too); zeros where index[i]
-// is no row. index i32 [n]; unit stride in w; f32, f64, bf16.
+// is no row. index i32 [n]; unit stride in w; f32, f64, bf16, f16.
 constexpr int32_t kOp_permute_rows = 32;
 
 // expert_exchange(x, counts) -> (y) {group:table, owners:int, back:int, most:int}
@@ -325,7 +326,7 @@ constexpr int32_t kOp_expert_exchange = 33;
 // grouped_matmul(x, counts, w) -> (y) {start:table}
 // Rows of x[m,k] lie group after group, counts[g] (i32; below 0 counts as 0) of each. y[m,n] = x w[g - start] for
 // rows of the groups [start, start + e) that w[e,k,n] has; all other rows of y are zeros. Unit stride in x's k, y's n,
-// and one of w's last two dims. All f32, f64 or bf16.
+// and one of w's last two dims. All f32, f64, bf16 or f16.
 namespace attr::grouped_matmul {
 constexpr int start = 0;
 constexpr int count_ = 1;
@@ -334,7 +335,7 @@ constexpr int32_t kOp_grouped_matmul = 34;
 
 // grouped_matmul_grad(a, b, counts) -> (d) {start:table}
 // d[e,m,n] = sum over the rows r of group start + e, ascending, of a[r,m] * b[r,n]; rows and counts as
-// grouped_matmul; zeros for a group without rows. Unit stride in m and n. All f32, f64 or bf16.
+// grouped_matmul; zeros for a group without rows. Unit stride in m and n. All f32, f64, bf16 or f16.
 namespace attr::grouped_matmul_grad {
 constexpr int start = 0;
 constexpr int count_ = 1;
@@ -343,7 +344,7 @@ constexpr int32_t kOp_grouped_matmul_grad = 35;
 
 // expert_gate(a, b, counts) -> (y) {act:int}
 // y[r,n] = act(a) * b for the first sum(counts) rows, zeros behind. act: 0 silu, 1 gelu (tanh form), 2 gelu (erf),
-// 3 relu. counts as grouped_matmul. Unit stride in n. f32, f64, bf16.
+// 3 relu. counts as grouped_matmul. Unit stride in n. f32, f64, bf16, f16.
 namespace attr::expert_gate {
 constexpr int act = 0;
 constexpr int count_ = 1;
@@ -360,7 +361,7 @@ constexpr int32_t kOp_expert_gate_grad = 37;
 
 // expert_combine(x, weights) -> (y) {}
 // y[r,n] = sum over k, ascending, of x[r,k,n] * weights[r,k]. Unit stride in n; any other strides of x; weights
-// contiguous. All f32, f64 or bf16 (sums in f32).
+// contiguous. All f32, f64, bf16 or f16 (sums in f32).
 constexpr int32_t kOp_expert_combine = 38;
 
 // expert_combine_grad(x, dy) -> (dweights) {}

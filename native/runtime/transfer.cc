@@ -10,10 +10,6 @@
 namespace meshwork {
 namespace {
 
-struct f16 {
-  uint16_t bits;
-};
-
 double widen(float value) { return value; }
 double widen(double value) { return value; }
 double widen(bf16 value) { return toFloat(value); }
@@ -64,8 +60,6 @@ Convert conversionFrom(DType to) {
                                           convertRun<From, f16>};
   return all[static_cast<size_t>(to)];
 }
-
-bool isFloat(DType type) { return static_cast<int>(type) <= static_cast<int>(DType::f16); }
 
 Convert conversion(DType from, DType to) {
   switch (from) {

@@ -59,6 +59,8 @@ class Tensor {
         return read<double>(at);
       case DType::bf16:
         return static_cast<double>(toFloat(read<bf16>(at)));
+      case DType::f16:
+        return static_cast<double>(toFloat(read<f16>(at)));
       case DType::i32:
         return read<int32_t>(at);
       case DType::boolean:
@@ -74,6 +76,8 @@ class Tensor {
         return write(at, value);
       case DType::bf16:
         return write(at, toBf16(static_cast<float>(value)));
+      case DType::f16:
+        return write(at, toF16(static_cast<float>(value)));
       case DType::i32:
         return write(at, static_cast<int32_t>(value));
       case DType::boolean:

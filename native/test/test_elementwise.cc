@@ -210,7 +210,7 @@ TEST(elementwise_int) {
 TEST(elementwise_casts) {
   const std::vector<double> values = {0, 1.9, -1.9, 3e9, -3e9, kNan, kInf, -kInf, 2147483520.0, 0.001};
   const int64_t n = static_cast<int64_t>(values.size());
-  for (const DType from : {DType::f32, DType::f64, DType::bf16, DType::i32, DType::boolean}) {
+  for (const DType from : {DType::f32, DType::f64, DType::bf16, DType::f16, DType::i32, DType::boolean}) {
     Tensor x(from, {n});
     x.fill([&](int64_t i) {
       const double v = values[static_cast<size_t>(i)];
@@ -233,18 +233,22 @@ TEST(elementwise_casts) {
   }
 }
 
+float rounded(DType dtype, float x) { return dtype == DType::bf16 ? toFloat(toBf16(x)) : toFloat(toF16(x)); }
+
 TEST(elementwise_cast_without_instructions) {
-  for (const int64_t n : {1, 31, 5000}) {
-    Tensor x(DType::f32, {n}), y(DType::bf16, {n}), z(DType::f32, {n}), r(DType::f32, {n});
-    x.random(-5, 5, 3);
-    expression({&x}, {&y}, {}, {0}).runAll();
-    expression({&y}, {&z}, {}, {0}).runAll();
-    expression({&x}, {&r}, {{EOp::round_to_, kF32, 0, static_cast<int32_t>(DType::bf16)}}, {1}).runAll();
-    for (int64_t i = 0; i < n; ++i) {
-      const double expected = toFloat(toBf16(static_cast<float>(x.get(i))));
-      CHECK_EQ(y.get(i), expected);
-      CHECK_EQ(z.get(i), expected);
-      CHECK_EQ(r.get(i), expected);
+  for (const DType narrow : {DType::bf16, DType::f16}) {
+    for (const int64_t n : {1, 31, 5000}) {
+      Tensor x(DType::f32, {n}), y(narrow, {n}), z(DType::f32, {n}), r(DType::f32, {n});
+      x.random(-5, 5, 3);
+      expression({&x}, {&y}, {}, {0}).runAll();
+      expression({&y}, {&z}, {}, {0}).runAll();
+      expression({&x}, {&r}, {{EOp::round_to_, kF32, 0, static_cast<int32_t>(narrow)}}, {1}).runAll();
+      for (int64_t i = 0; i < n; ++i) {
+        const double expected = static_cast<double>(rounded(narrow, static_cast<float>(x.get(i))));
+        CHECK_EQ(y.get(i), expected);
+        CHECK_EQ(z.get(i), expected);
+        CHECK_EQ(r.get(i), expected);
+      }
     }
   }
 }
@@ -339,8 +343,7 @@ TEST(elementwise_in_place) {
 }
 
 TEST(elementwise_refuses) {
-  Tensor a(DType::f32, {4}), b(DType::i32, {4}), y(DType::f32, {4}), f16(DType::f16, {4}),
-      repeated(DType::f32, {4}, {0});
+  Tensor a(DType::f32, {4}), b(DType::i32, {4}), y(DType::f32, {4}), repeated(DType::f32, {4}, {0});
   Tensor other(DType::f32, {5}), overlapping(DType::f32, {3, 4}, {2, 1}), wide(DType::f32, {3, 4}),
       f64(DType::f64, {4});
   const auto good = [&] { return expression({&a, &b}, {&y}, {{EOp::neg_, kF32, 0}}, {2}); };
@@ -373,8 +376,6 @@ TEST(elementwise_refuses) {
   bad({{EOp::round_to_, kF32, 0, 77}}, {2});
   bad(std::vector<Word>(300, {EOp::neg_, kF32, 0}), {2});
   CHECK_REFUSED(expression({&a, &other}, {&y}, {{EOp::neg_, kF32, 0}}, {2}));
-  CHECK_REFUSED(expression({&f16}, {&y}, {{EOp::neg_, kF32, 0}}, {1}));
-  CHECK_REFUSED(expression({&a}, {&f16}, {{EOp::neg_, kF32, 0}}, {1}));
   CHECK_REFUSED(expression({&a}, {&f64}, {{EOp::neg_, kF32, 0}}, {1}));
   CHECK_REFUSED(expression({&a}, {&repeated}, {{EOp::neg_, kF32, 0}}, {1}));
   CHECK_REFUSED(expression({&wide}, {&overlapping}, {{EOp::neg_, kF32, 0}}, {1}));

@@ -13,7 +13,7 @@ describe("benchmarks", function () {
     const { rows } = await benchKernels({
       ...everything,
       device: testDevice,
-      types: ["f64", "bf16"],
+      types: ["f64", "f16"],
       sizes: [12_288],
     });
     assert.equal(new Set(rows.map((row) => row.kernel)).size, 16);
@@ -25,11 +25,11 @@ describe("benchmarks", function () {
     const { rows } = await benchCollectives({
       ...everything,
       device: testDevice,
-      types: ["f32", "f64", "bf16", "i32"],
+      types: ["f32", "f64", "bf16", "f16", "i32"],
       sizes: [100, 4096],
       ranks: [1, 3],
     });
-    assert.equal(rows.length, 5 * 4 * 2 * 2);
+    assert.equal(rows.length, 5 * 5 * 2 * 2);
     for (const row of rows) assert.equal(row.wrong, 0, JSON.stringify(row));
     assert.ok("algbw GB/s" in rows[0]! && "busbw GB/s" in rows[0] && "time us" in rows[0]);
   });

@@ -98,13 +98,12 @@ describe("compiling in a worker thread", function () {
       step({ dp: 2 }, { batchSize: 2 }),
       step({ cp: 2 }, { refuseIdle: true }),
       step({ tp: 2 }, { parameterSpecs: new Map() }),
-      step({}, { passes: { precision: "fp16" } }),
       [
         functionSource(broken),
         { ...step({})[1], batchSize: 0, microbatches: 1, schedule: forwardOnly(1, 1), passes: { precision: "f32" } },
       ],
     ];
-    const classes = [PlanError, PlanError, PlanError, PlanError, ProgramError];
+    const classes = [PlanError, PlanError, PlanError, ProgramError];
     for (const [i, [source, options]] of cases.entries()) {
       const here = await failureOf(() => compileStep(source, options));
       const there = await failureOf(() => compileInWorker(source, options));

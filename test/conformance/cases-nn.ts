@@ -148,7 +148,7 @@ function optimizerCases(dtype: "f32" | "f64", shape: Shape, open: boolean): Case
 export function nnCases(): Case[] {
   const small = { b: 2, t: 3, s: 3, g: 2, r: 2, d: 4, e: 2 };
   const long = { b: 1, t: 37, s: 70, g: 2, r: 3, d: 16, e: 16 };
-  const squares = (["f32", "f64", "bf16"] as const).map((dtype) =>
+  const squares = (["f32", "f64", "bf16", "f16"] as const).map((dtype) =>
     makeCase("square_sum", {}, [new Draw(`square ${dtype}`).uniform(dtype, dtype === "f64" ? [2, 3] : [7, 131])]),
   );
   return [
@@ -157,15 +157,19 @@ export function nnCases(): Case[] {
     ...normCases("f32", [7, 65]),
     ...normCases("f32", [0, 8]),
     ...normCases("bf16", [3, 2, 48]),
+    ...normCases("f16", [3, 2, 48]),
     ...normCases("bf16", [5, 33], "f32"),
+    ...normCases("f16", [5, 33], "f32"),
     ...embeddingCases("f64", [4], 3, 2),
     ...embeddingCases("f32", [2, 9], 7, 33),
     ...embeddingCases("bf16", [5], 4, 17),
+    ...embeddingCases("f16", [5], 4, 17),
     ...embeddingCases("f32", [0], 4, 3),
     ...lossCases("f64", [5], 4),
     ...lossCases("f64", [2, 3], 3),
     ...lossCases("f32", [6], 131),
     ...lossCases("bf16", [2, 3], 37),
+    ...lossCases("f16", [2, 3], 37),
     ...attentionCases("f64", small, {}),
     ...attentionCases("f64", small, { causal: true }),
     ...attentionCases("f64", { ...small, t: 2, s: 4 }, { causal: true, positions: true, segments: true }),
@@ -174,10 +178,12 @@ export function nnCases(): Case[] {
     ...attentionCases("f32", { ...long, s: 37 }, { causal: true }),
     ...attentionCases("f32", long, { causal: true, positions: true }),
     ...attentionCases("bf16", { ...long, s: 37 }, { causal: true, segments: true }),
+    ...attentionCases("f16", { ...long, s: 37 }, { causal: true, segments: true }),
     ...ropeCases("f64", [2, 3, 2, 4]),
     ...ropeCases("f64", [1, 2, 2, 2, 6]),
     ...ropeCases("f32", [2, 5, 3, 66]),
     ...ropeCases("bf16", [1, 3, 8]),
+    ...ropeCases("f16", [1, 3, 8]),
     ...optimizerCases("f32", [7, 19], true),
     ...optimizerCases("f64", [5], true),
     ...optimizerCases("f32", [3], false),

@@ -8,13 +8,14 @@ import { nnCases } from "./cases-nn.ts";
 import { type Dense, dense } from "./dense.ts";
 import { Draw } from "./draw.ts";
 
-const floats: readonly DType[] = ["f32", "f64", "bf16"];
+const floats: readonly DType[] = ["f32", "f64", "bf16", "f16"];
 
 /** Shapes of elementwise cases: a scalar, size 1, odd and wide rows, blocks larger than any vector, nothing. */
 const shapes: Readonly<Partial<Record<DType, readonly Shape[]>>> = {
   f32: [[], [1, 1], [3, 17], [4099], [0, 3]],
   f64: [[2, 3], [1], [33]],
   bf16: [[5, 13], [1]],
+  f16: [[3, 37], [1]],
   i32: [[4, 7], []],
   bool: [[19], []],
 };
@@ -124,7 +125,7 @@ function specialCases(): Case[] {
 }
 
 function castCases(): Case[] {
-  const dtypes: readonly DType[] = ["f32", "f64", "bf16", "i32", "bool"];
+  const dtypes: readonly DType[] = ["f32", "f64", "bf16", "f16", "i32", "bool"];
   return dtypes.flatMap((from) =>
     dtypes.map((dtype) =>
       makeCase("cast", { dtype }, [operand(new Draw(`cast ${from}`), from, [3, 11], { low: -9, high: 9 })]),
@@ -135,7 +136,7 @@ function castCases(): Case[] {
 function logicalCases(): Case[] {
   const draw = new Draw("logical");
   const pair = [draw.bools([5, 7]), draw.bools([5, 7])];
-  const selects = (["f32", "f64", "bf16", "i32", "bool"] as const).map((dtype) =>
+  const selects = (["f32", "f64", "bf16", "f16", "i32", "bool"] as const).map((dtype) =>
     makeCase("select", {}, [draw.bools([3, 9]), operand(draw, dtype, [3, 9], {}), operand(draw, dtype, [3, 9], {})]),
   );
   return [makeCase("not", {}, pair.slice(0, 1)), makeCase("and", {}, pair), makeCase("or", {}, pair), ...selects];
@@ -187,6 +188,7 @@ function leafCases(): Case[] {
     random("uniform", "f64", [13]),
     random("normal", "f32", [5, 9]),
     random("normal", "bf16", [21]),
+    random("uniform", "f16", [21]),
     random("normal", "f64", [2, 2]),
     random("uniform", "f32", [3, 6], { 0: [100000, 5, 2] }),
     random("uniform", "f32", [2, 4, 5], { 1: [0, 1, 9, 10], 2: [3, 4, 5, 0, 1] }),
@@ -235,6 +237,7 @@ function movementCases(): Case[] {
     concat(0, "f64", [2, 3], [1, 3], [0, 3]),
     concat(1, "f64", [2, 3], [2, 2]),
     concat(2, "bf16", [2, 1, 3], [2, 1, 4]),
+    concat(1, "f16", [2, 3], [2, 4]),
     concat(0, "bool", [5]),
     makeCase("stop_gradient", {}, [x("f64", [2, 3])], { differentiate: [] }),
   ];
@@ -250,6 +253,7 @@ function reductionCases(): Case[] {
     makeCase(op, { dims: [0, 1] }, [draw.uniform("f32", [37, 129])]),
     makeCase(op, { dims: [0] }, [draw.uniform("f32", [129, 37])]),
     makeCase(op, { dims: [1] }, [draw.uniform("bf16", [9, 65])]),
+    makeCase(op, { dims: [1] }, [draw.uniform("f16", [9, 65])]),
     makeCase(op, { dims: [1] }, [draw.ints([4, 6], -9, 10)]),
     makeCase(op, { dims: [1] }, [draw.uniform("f32", [3, 0])]),
     makeCase(op, { dims: [0] }, [draw.ints([0, 2], 0, 1)]),
@@ -265,6 +269,7 @@ function reductionCases(): Case[] {
     ...rows("f64", [3, 4]),
     ...rows("f32", [2, 3, 67]),
     ...rows("bf16", [5, 33]),
+    ...rows("f16", [5, 33]),
     ...rows("f32", [1]),
     ...rows("f64", [0, 5]),
     makeCase("softmax", {}, [dense("f32", [2, 3], [1000, 1001, 999, -1000, Number.NEGATIVE_INFINITY, -1001])]),
@@ -320,12 +325,13 @@ function contractionCases(): Case[] {
   const large = { b: 2, m: 37, k: 65, n: 51 };
   return [
     ...small,
-    ...(["f32", "bf16"] as const).flatMap((dtype) => [
+    ...(["f32", "bf16", "f16"] as const).flatMap((dtype) => [
       make("b m k, b k n -> b m n", large, dtype),
       make("m k, n k -> m n", large, dtype),
       make("k m, k n -> n m", large, dtype),
     ]),
     make("m k, k n -> m n", large, "bf16", "f32"),
+    make("m k, k n -> m n", large, "f16", "f32"),
   ];
 }
 

@@ -26,7 +26,7 @@ const tolerances: Readonly<Record<DType, Tolerance>> = {
 /** The tolerance of the last tensor, a result: that of the coarsest float among it and those it is computed from. */
 export function toleranceOf(types: readonly Pick<Dense, "dtype">[]): Tolerance {
   const result = types.at(-1)!.dtype;
-  const order: readonly DType[] = isFloat(result) ? ["bf16", "f32", "f64"] : [result];
+  const order: readonly DType[] = isFloat(result) ? ["bf16", "f16", "f32", "f64"] : [result];
   return tolerances[order.find((dtype) => types.some((x) => x.dtype === dtype))!];
 }
 

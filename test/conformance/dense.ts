@@ -1,6 +1,6 @@
 // Dense tensors of plain numbers: what the reference evaluator computes on.
 import type { DType } from "../../lib/core/dtype.ts";
-import { fromBf16, toBf16 } from "../../lib/core/dtype.ts";
+import { fromBf16, fromF16, toBf16, toF16 } from "../../lib/core/dtype.ts";
 import { type Shape, sizeOf } from "../../lib/core/shape.ts";
 import type { TensorType } from "../../lib/ir/graph.ts";
 
@@ -23,7 +23,7 @@ export function roundTo(dtype: DType, value: number): number {
     case "bool":
       return value !== 0 ? 1 : 0;
     case "f16":
-      throw new Error("the reference does not hold f16");
+      return fromF16(toF16(value));
   }
 }
 

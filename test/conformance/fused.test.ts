@@ -21,7 +21,7 @@ function chain(b: SymBuilder, x: Sym, y: Sym): Sym {
 
 describe("fused expressions", function () {
   this.timeout(60_000);
-  for (const dtype of ["f32", "f64", "bf16"] as const satisfies readonly DType[]) {
+  for (const dtype of ["f32", "f64", "bf16", "f16"] as const satisfies readonly DType[]) {
     it(`give the bits of their ops one by one, in ${dtype}`, async () => {
       const b = new SymBuilder();
       const draw = new Draw(`fused ${dtype}`);

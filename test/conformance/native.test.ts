@@ -1,7 +1,7 @@
 // Every case as users run it, through tensors of a mesh: on one device against the reference, with the same bits again
 // and for any number of threads; and with operands split at random, against the reference.
 import assert from "node:assert/strict";
-import { fromStorage, type StorageArray } from "../../lib/core/dtype.ts";
+import { type DType, fromStorage, type StorageArray } from "../../lib/core/dtype.ts";
 import { ShapeError } from "../../lib/core/errors.ts";
 import type { Params } from "../../lib/ir/graph.ts";
 import type { PartitionSpec } from "../../lib/ir/spec.ts";
@@ -63,13 +63,15 @@ function drawSplits(axes: readonly string[], round: number): Splits {
 }
 
 /**
- * Sums in another order. Partial bf16 results are rounded before they are added up, each to half a unit of its size.
+ * Sums in another order. Partial bf16 and f16 results are rounded before they are added up, each to half a unit of its
+ * size.
  */
 function splitTolerance(c: Case, y: Dense): Tolerance {
   const { relative, absolute } = toleranceOf([...c.inputs, y]);
   const largest = y.data.reduce((m, v) => (Number.isFinite(v) ? Math.max(m, Math.abs(v)) : m), 0);
-  const coarse = c.inputs.some((x) => x.dtype === "bf16") && y.dtype !== "bool";
-  return { relative: 4 * relative, absolute: coarse ? largest * 2 ** -7 : 4 * absolute };
+  const has = (dtype: DType): boolean => y.dtype !== "bool" && c.inputs.some((x) => x.dtype === dtype);
+  const unit = has("bf16") ? 2 ** -7 : has("f16") ? 2 ** -10 : 0;
+  return { relative: 4 * relative, absolute: Math.max(unit * largest, 4 * absolute) };
 }
 
 describe("tensors of a mesh", function () {

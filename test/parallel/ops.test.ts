@@ -20,6 +20,7 @@ import { evaluate, type Feeds } from "../conformance/evaluate.ts";
 function toleranceOf(c: Case, result: Dense): Tolerance {
   const dtypes = [result.dtype, ...c.inputs.map((x) => x.dtype)];
   if (dtypes.includes("bf16")) return { relative: 1.6e-2, absolute: 1e-2 };
+  if (dtypes.includes("f16")) return { relative: 4e-3, absolute: 4e-3 };
   return dtypes.includes("f32") ? { relative: 1e-5, absolute: 1e-5 } : { relative: 1e-7, absolute: 1e-7 };
 }
 

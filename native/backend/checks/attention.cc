@@ -48,8 +48,8 @@ Status checkFeatures(const std::string& name, const Operand& x) {
 Status checkTensors(const char* op, const Operand* in, const char* outName, const Operand& out) {
   const Operand &q = in[0], &k = in[1], &v = in[2];
   const DType type = q.view->dtype;
-  if (type != DType::f32 && type != DType::f64 && type != DType::bf16) {
-    return unsupported(label(op, "q is ") + dtypeName(type) + ", expected f32, f64 or bf16");
+  if (!isFloat(type)) {
+    return unsupported(label(op, "q is ") + dtypeName(type) + ", expected f32, f64, bf16 or f16");
   }
   const std::string nameQ = label(op, "q"), nameK = label(op, "k"), nameV = label(op, "v"),
                     nameOut = label(op, outName);

@@ -94,8 +94,8 @@ Status checkContiguous(const char* name, const Operand& operand) {
 
 Status checkFloatType(const char* name, const Operand& operand) {
   const DType dtype = operand.view->dtype;
-  if (dtype == DType::f32 || dtype == DType::f64 || dtype == DType::bf16) return {};
-  return unsupported(std::string(name) + " is " + dtypeName(dtype) + ", expected f32, f64 or bf16");
+  if (isFloat(dtype)) return {};
+  return unsupported(std::string(name) + " is " + dtypeName(dtype) + ", expected f32, f64, bf16 or f16");
 }
 
 Status checkFloats(const Call& call, int first, int count) {

@@ -30,7 +30,7 @@ Status checkUnitStride(const char* name, const Operand& operand);
 // No two elements share memory: by rising stride, each dim (of size > 1) steps over all the smaller ones.
 Status checkNoRepeats(const char* name, const Operand& operand);
 Status checkContiguous(const char* name, const Operand& operand);
-// f32, f64 or bf16.
+// f32, f64, bf16 or f16.
 Status checkFloatType(const char* name, const Operand& operand);
 // Attributes [first, first + count) are indices into floats, attribute `index` one into table.
 Status checkFloats(const Call& call, int first, int count);

@@ -7,14 +7,9 @@
 namespace meshwork {
 namespace {
 
-bool isStored(DType dtype) {
-  return dtype == DType::f32 || dtype == DType::f64 || dtype == DType::bf16 || dtype == DType::i32 ||
-         dtype == DType::boolean;
-}
-
 bool canStore(ValueType type, DType dtype) {
   if (dtype == DType::boolean) return true;
-  if (type == ValueType::f32) return dtype == DType::f32 || dtype == DType::bf16;
+  if (type == ValueType::f32) return isFloat(dtype) && dtype != DType::f64;
   return dtype == (type == ValueType::f64 ? DType::f64 : DType::i32);
 }
 
@@ -33,7 +28,6 @@ Status checkOperands(const Call& call) {
     const Operand& operand = isInput ? call.in[i] : call.out[i - call.inputs];
     const std::string name =
         isInput ? "elementwise: x" + std::to_string(i) : "elementwise: y" + std::to_string(i - call.inputs);
-    if (!isStored(operand.view->dtype)) return unsupported(name + " is " + dtypeName(operand.view->dtype));
     MESHWORK_TRY(checkSameDims(name.c_str(), operand, "y0", call.out[0]));
     if (!isInput) MESHWORK_TRY(checkNoRepeats(name.c_str(), operand));
   }
@@ -101,9 +95,10 @@ class Checker {
   }
 
   Status checkRoundTo(const Instruction& step) const {
-    const bool known = step.b == static_cast<int32_t>(DType::f32) || step.b == static_cast<int32_t>(DType::bf16);
+    const auto to = static_cast<DType>(step.b);
+    const bool known = to == DType::f32 || to == DType::bf16 || to == DType::f16;
     if (known && step.type == ValueType::f32) return {};
-    return unsupported(name_ + " rounds to dtype " + std::to_string(step.b) + "; from f32 to bf16 there is");
+    return unsupported(name_ + " rounds to dtype " + std::to_string(step.b) + "; from f32 to bf16 and f16 there is");
   }
 
   const Call& call_;

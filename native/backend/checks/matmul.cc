@@ -28,17 +28,17 @@ Status checkSide(const char* name, const Operand& side) {
 
 Status checkDTypes(const Operand& a, const Operand& b, const Operand& d) {
   const DType type = a.view->dtype;
-  if (type != DType::f32 && type != DType::f64 && type != DType::bf16) {
-    return unsupported(std::string("matmul: a is ") + dtypeName(type) + ", expected f32, f64 or bf16");
+  if (!isFloat(type)) {
+    return unsupported(std::string("matmul: a is ") + dtypeName(type) + ", expected f32, f64, bf16 or f16");
   }
   MESHWORK_TRY(checkDType("matmul: b", b, type));
-  if (type == DType::bf16 && d.view->dtype == DType::f32) return {};
+  if (dtypeSize(type) == 2 && d.view->dtype == DType::f32) return {};
   return checkDType("matmul: d", d, type);
 }
 
-// Bias and residual: of a's dtype, or for bf16 also f32.
+// Bias and residual: of a's dtype, or for 16-bit floats also f32.
 Status checkAddend(const char* name, const Operand& addend, DType type) {
-  if (type == DType::bf16 && addend.view->dtype == DType::f32) return {};
+  if (dtypeSize(type) == 2 && addend.view->dtype == DType::f32) return {};
   return checkDType(name, addend, type);
 }
 

@@ -9,10 +9,10 @@ Status checkReduce(const Call& call) {
   MESHWORK_TRY(checkCounts(call, Op::reduce));
   const Operand &x = call.in[0], &y = call.out[0];
   const DType from = x.view->dtype, to = y.view->dtype;
-  if (from != DType::f32 && from != DType::f64 && from != DType::bf16 && from != DType::i32) {
-    return unsupported(std::string("reduce: x is ") + dtypeName(from) + ", expected f32, f64, bf16 or i32");
+  if (!isFloat(from) && from != DType::i32) {
+    return unsupported(std::string("reduce: x is ") + dtypeName(from) + ", expected f32, f64, bf16, f16 or i32");
   }
-  if (!(from == DType::bf16 && to == DType::f32)) MESHWORK_TRY(checkDType("reduce: y", y, from));
+  if (!(dtypeSize(from) == 2 && to == DType::f32)) MESHWORK_TRY(checkDType("reduce: y", y, from));
   MESHWORK_TRY(checkRank("reduce: y", y, x.view->rank));
   for (int d = 0; d < x.view->rank; ++d) {
     if (y.dim(d) != 1) MESHWORK_TRY(checkDim("reduce: y", y, d, x.dim(d), "x's dim, or 1"));

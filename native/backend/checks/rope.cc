@@ -9,8 +9,8 @@ Status checkRope(const Call& call) {
   MESHWORK_TRY(checkCounts(call, Op::rope));
   const Operand &x = call.in[0], &positions = call.in[1], &frequencies = call.in[2], &y = call.out[0];
   const DType type = x.view->dtype;
-  if (type != DType::f32 && type != DType::f64 && type != DType::bf16) {
-    return unsupported(std::string("rope: x is ") + dtypeName(type) + ", expected f32, f64 or bf16");
+  if (!isFloat(type)) {
+    return unsupported(std::string("rope: x is ") + dtypeName(type) + ", expected f32, f64, bf16 or f16");
   }
   MESHWORK_TRY(checkRank("rope: x", x, 4));
   MESHWORK_TRY(checkSameDims("rope: y", y, "x", x));

@@ -133,6 +133,8 @@ MESHWORK_INLINE float widen(float value) { return value; }
 MESHWORK_INLINE double widen(double value) { return value; }
 MESHWORK_INLINE float widen(bf16 value) { return bitCast<float>(static_cast<uint32_t>(value.bits) << 16); }
 
+MESHWORK_INLINE float widen(f16 value) { return toFloat(value); }
+
 using F32x4 = VectorOf<float, 16>::type;
 
 MESHWORK_INLINE F32x4 load4(const float* from) {
@@ -142,6 +144,15 @@ MESHWORK_INLINE F32x4 load4(const bf16* from) {
   VectorOf<uint16_t, 8>::type bits;
   std::memcpy(&bits, from, sizeof bits);
   return bitCast<F32x4>(__builtin_convertvector(bits, VectorOf<uint32_t, 16>::type) << 16);
+}
+
+MESHWORK_INLINE F32x4 load4(const f16* from) {
+  U16Half bits{};
+  std::memcpy(&bits, from, 4 * sizeof(f16));
+  const F32 wide = widenF16(bits);
+  F32x4 four;
+  std::memcpy(&four, &wide, sizeof four);
+  return four;
 }
 
 // Four lines of four, transposed: to[j * width + i] = from[i * stride + j].

@@ -25,10 +25,15 @@ struct VectorOf {
   typedef T type __attribute__((vector_size(kBytes), may_alias));
   typedef T unaligned __attribute__((vector_size(kBytes), aligned(alignof(T)), may_alias));
 };
-// bf16 is storage only: its overloads of load and store give and take F32.
+// bf16 and f16 are storage only: their overloads of load and store give and take F32.
 struct NoVector;
 template <int kBytes>
 struct VectorOf<bf16, kBytes> {
+  using type = NoVector;
+  using unaligned = NoVector;
+};
+template <int kBytes>
+struct VectorOf<f16, kBytes> {
   using type = NoVector;
   using unaligned = NoVector;
 };
@@ -53,8 +58,15 @@ template <>
 struct ComputeOf<bf16> {
   using type = float;
 };
+template <>
+struct ComputeOf<f16> {
+  using type = float;
+};
 template <class T>
 using Compute = typename ComputeOf<T>::type;
+// bfloat16 or float16.
+template <class T>
+constexpr bool kIsShort = __is_same(T, bf16) || __is_same(T, f16);
 
 template <class T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
@@ -127,76 +139,6 @@ MESHWORK_INLINE U16Half narrowBf16(F32 value) {
   return __builtin_convertvector(isNan ? nan : rounded, U16Half);
 }
 
-MESHWORK_INLINE F32 load(const bf16* from) {
-  U16Half bits;
-  std::memcpy(&bits, from, sizeof bits);
-  return widenBf16(bits);
-}
-MESHWORK_INLINE F32 loadPartial(const bf16* from, int n) {
-  U16Half bits{};
-  std::memcpy(&bits, from, static_cast<size_t>(n) * sizeof(bf16));
-  return widenBf16(bits);
-}
-MESHWORK_INLINE void store(bf16* to, F32 value) {
-  const U16Half bits = narrowBf16(value);
-  std::memcpy(to, &bits, sizeof bits);
-}
-MESHWORK_INLINE void storePartial(bf16* to, F32 value, int n) {
-  const U16Half bits = narrowBf16(value);
-  std::memcpy(to, &bits, static_cast<size_t>(n) * sizeof(bf16));
-}
-
-// ---- other types than the one computed in ----
-
-// kLanes<A> elements of x, as A: float64 of float32 or bfloat16, float32 of bfloat16, or what they are.
-template <class A, class T>
-MESHWORK_INLINE Vec<A> loadAs(const T* x) {
-  if constexpr (__is_same(A, T) || (__is_same(A, float) && __is_same(T, bf16))) {
-    return load(x);
-  } else if constexpr (__is_same(T, float)) {
-    F32Half half;
-    std::memcpy(&half, x, sizeof half);
-    return __builtin_convertvector(half, F64);
-  } else {
-    static_assert(__is_same(A, double) && __is_same(T, bf16));
-    typename VectorOf<uint16_t, kVectorBytes / 4>::type bits;
-    std::memcpy(&bits, x, sizeof bits);
-    const auto wide = __builtin_convertvector(bits, typename VectorOf<uint32_t, kVectorBytes / 2>::type) << 16;
-    return __builtin_convertvector(bitCast<F32Half>(wide), F64);
-  }
-}
-
-// The first n of them (0 <= n <= lanes); the others are zero.
-template <class A, class T>
-MESHWORK_INLINE Vec<A> loadPartialAs(const T* x, int n) {
-  if constexpr (__is_same(A, T) || (__is_same(A, float) && __is_same(T, bf16))) {
-    return loadPartial(x, n);
-  } else {
-    static_assert(__is_same(A, double) && __is_same(T, float));
-#if MESHWORK_ISA_LEVEL == 2
-    return __builtin_convertvector(bitCast<F32Half>(_mm256_maskz_loadu_epi32((__mmask8)((1u << n) - 1u), x)), F64);
-#else
-    F32Half half{};
-    std::memcpy(&half, x, static_cast<size_t>(n) * sizeof(float));
-    return __builtin_convertvector(half, F64);
-#endif
-  }
-}
-
-// Rounds to nearest, ties to even.
-MESHWORK_INLINE void store(float* to, F64 value) {
-  const F32Half half = __builtin_convertvector(value, F32Half);
-  std::memcpy(to, &half, sizeof half);
-}
-MESHWORK_INLINE void storePartial(float* to, F64 value, int n) {
-  const F32Half half = __builtin_convertvector(value, F32Half);
-#if MESHWORK_ISA_LEVEL == 2
-  _mm256_mask_storeu_epi32(to, (__mmask8)((1u << n) - 1u), bitCast<__m256i>(half));
-#else
-  std::memcpy(to, &half, static_cast<size_t>(n) * sizeof(float));
-#endif
-}
-
 // float16 storage (IEEE binary16), to and from f32; to nearest, ties to even.
 MESHWORK_INLINE F32 widenF16(U16Half bits) {
 #if MESHWORK_ISA_LEVEL == 2
@@ -231,6 +173,101 @@ MESHWORK_INLINE U16Half narrowF16(F32 value) {
   result = magnitude >= 0x477ff000u ? U32{} + 0x7c00u : result;
   result = magnitude > 0x7f800000u ? nan : result;
   return __builtin_convertvector(result | sign, U16Half);
+#endif
+}
+
+MESHWORK_INLINE F32 load(const bf16* from) {
+  U16Half bits;
+  std::memcpy(&bits, from, sizeof bits);
+  return widenBf16(bits);
+}
+MESHWORK_INLINE F32 loadPartial(const bf16* from, int n) {
+  U16Half bits{};
+  std::memcpy(&bits, from, static_cast<size_t>(n) * sizeof(bf16));
+  return widenBf16(bits);
+}
+MESHWORK_INLINE void store(bf16* to, F32 value) {
+  const U16Half bits = narrowBf16(value);
+  std::memcpy(to, &bits, sizeof bits);
+}
+MESHWORK_INLINE void storePartial(bf16* to, F32 value, int n) {
+  const U16Half bits = narrowBf16(value);
+  std::memcpy(to, &bits, static_cast<size_t>(n) * sizeof(bf16));
+}
+MESHWORK_INLINE F32 load(const f16* from) {
+  U16Half bits;
+  std::memcpy(&bits, from, sizeof bits);
+  return widenF16(bits);
+}
+MESHWORK_INLINE F32 loadPartial(const f16* from, int n) {
+  U16Half bits{};
+  std::memcpy(&bits, from, static_cast<size_t>(n) * sizeof(f16));
+  return widenF16(bits);
+}
+MESHWORK_INLINE void store(f16* to, F32 value) {
+  const U16Half bits = narrowF16(value);
+  std::memcpy(to, &bits, sizeof bits);
+}
+MESHWORK_INLINE void storePartial(f16* to, F32 value, int n) {
+  const U16Half bits = narrowF16(value);
+  std::memcpy(to, &bits, static_cast<size_t>(n) * sizeof(f16));
+}
+
+// ---- other types than the one computed in ----
+
+// kLanes<A> elements of x, as A: float64 of float32 or a 16-bit float, float32 of a 16-bit float, or what they are.
+template <class A, class T>
+MESHWORK_INLINE Vec<A> loadAs(const T* x) {
+  if constexpr (__is_same(A, T) || (__is_same(A, float) && kIsShort<T>)) {
+    return load(x);
+  } else if constexpr (__is_same(T, float)) {
+    F32Half half;
+    std::memcpy(&half, x, sizeof half);
+    return __builtin_convertvector(half, F64);
+  } else {
+    static_assert(__is_same(A, double) && kIsShort<T>);
+    U16Half bits{};
+    std::memcpy(&bits, x, sizeof bits / 2);
+    F32 wide;
+    if constexpr (__is_same(T, bf16)) {
+      wide = widenBf16(bits);
+    } else {
+      wide = widenF16(bits);
+    }
+    F32Half half;
+    std::memcpy(&half, &wide, sizeof half);
+    return __builtin_convertvector(half, F64);
+  }
+}
+
+// The first n of them (0 <= n <= lanes); the others are zero.
+template <class A, class T>
+MESHWORK_INLINE Vec<A> loadPartialAs(const T* x, int n) {
+  if constexpr (__is_same(A, T) || (__is_same(A, float) && kIsShort<T>)) {
+    return loadPartial(x, n);
+  } else {
+    static_assert(__is_same(A, double) && __is_same(T, float));
+#if MESHWORK_ISA_LEVEL == 2
+    return __builtin_convertvector(bitCast<F32Half>(_mm256_maskz_loadu_epi32((__mmask8)((1u << n) - 1u), x)), F64);
+#else
+    F32Half half{};
+    std::memcpy(&half, x, static_cast<size_t>(n) * sizeof(float));
+    return __builtin_convertvector(half, F64);
+#endif
+  }
+}
+
+// Rounds to nearest, ties to even.
+MESHWORK_INLINE void store(float* to, F64 value) {
+  const F32Half half = __builtin_convertvector(value, F32Half);
+  std::memcpy(to, &half, sizeof half);
+}
+MESHWORK_INLINE void storePartial(float* to, F64 value, int n) {
+  const F32Half half = __builtin_convertvector(value, F32Half);
+#if MESHWORK_ISA_LEVEL == 2
+  _mm256_mask_storeu_epi32(to, (__mmask8)((1u << n) - 1u), bitCast<__m256i>(half));
+#else
+  std::memcpy(to, &half, static_cast<size_t>(n) * sizeof(float));
 #endif
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "backend/cuda/blocks.h"
+#include "backend/cuda/kernels/elements.h"
 #include "backend/cuda/launch.h"
 
 namespace meshwork::cuda {
@@ -51,25 +52,6 @@ void launchCopies(Device& device, cudaStream_t stream, const CopyBatch& batch, i
   launchOn(device, stream, grid, dim3(kThreads), 0, copyBatch<T>, batch);
 }
 
-// A source's element as it is summed.
-__device__ inline float loadElement(const float* at) { return *at; }
-__device__ inline double loadElement(const double* at) { return *at; }
-__device__ inline int32_t loadElement(const int32_t* at) { return *at; }
-__device__ inline float loadElement(const bf16* at) { return __uint_as_float(static_cast<uint32_t>(at->bits) << 16); }
-__device__ inline void storeElement(float* at, float value) { *at = value; }
-__device__ inline void storeElement(double* at, double value) { *at = value; }
-__device__ inline void storeElement(int32_t* at, int32_t value) { *at = value; }
-// The same bits as toBf16() in core/dtype.h.
-__device__ inline void storeElement(bf16* at, float value) {
-  uint32_t bits = __float_as_uint(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) {
-    at->bits = static_cast<uint16_t>((bits >> 16) | 0x40u);
-    return;
-  }
-  bits += 0x7fffu + ((bits >> 16) & 1u);
-  at->bits = static_cast<uint16_t>(bits >> 16);
-}
-
 template <class A>
 __device__ inline A combine(A a, A b, int kind) {
   if (kind == 1) return (a > b || a != a) ? a : b;  // a NaN on either side stays one
@@ -97,11 +79,11 @@ __global__ void reduceBatch(ReduceBatch batch) {
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < total; i += step) {
     const int64_t row = i / batch.count, at = i - row * batch.count;
     const int64_t from = row * batch.sourcePitch + at, to = row * batch.outputPitch + at;
-    auto sum = loadElement(reinterpret_cast<const T*>(batch.sources[0]) + from);
+    auto sum = widen(reinterpret_cast<const T*>(batch.sources[0])[from]);
     for (int r = 1; r < batch.sourceCount; ++r) {
-      sum = combine(sum, loadElement(reinterpret_cast<const T*>(batch.sources[r]) + from), batch.kind);
+      sum = combine(sum, widen(reinterpret_cast<const T*>(batch.sources[r])[from]), batch.kind);
     }
-    for (int r = 0; r < batch.outputCount; ++r) storeElement(reinterpret_cast<T*>(batch.outputs[r]) + to, sum);
+    for (int r = 0; r < batch.outputCount; ++r) reinterpret_cast<T*>(batch.outputs[r])[to] = narrow<T>(sum);
   }
 }
 
@@ -145,6 +127,8 @@ void reduceBlocks(Device& device, cudaStream_t stream, const BlockReduce& reduce
       return launchOn(device, stream, grid, dim3(kThreads), 0, reduceBatch<double>, batch);
     case DType::bf16:
       return launchOn(device, stream, grid, dim3(kThreads), 0, reduceBatch<bf16>, batch);
+    case DType::f16:
+      return launchOn(device, stream, grid, dim3(kThreads), 0, reduceBatch<f16>, batch);
     default:
       return launchOn(device, stream, grid, dim3(kThreads), 0, reduceBatch<int32_t>, batch);
   }

@@ -86,11 +86,13 @@ CublasStatus findAlgorithm(Handle, Desc, Layout, Layout, Layout, Layout, Prefere
 double read(const void* from, int type, int64_t at) {
   if (type == kCudaF64) return static_cast<const double*>(from)[at];
   if (type == kCudaF32) return static_cast<double>(static_cast<const float*>(from)[at]);
+  if (type == kCudaF16) return static_cast<double>(toFloat(static_cast<const f16*>(from)[at]));
   return static_cast<double>(toFloat(static_cast<const bf16*>(from)[at]));
 }
 void write(void* to, int type, int64_t at, double value) {
   if (type == kCudaF64) static_cast<double*>(to)[at] = value;
   if (type == kCudaF32) static_cast<float*>(to)[at] = static_cast<float>(value);
+  if (type == kCudaF16) static_cast<f16*>(to)[at] = toF16(static_cast<float>(value));
   if (type == kCudaBf16) static_cast<bf16*>(to)[at] = toBf16(static_cast<float>(value));
 }
 

@@ -42,11 +42,13 @@ T combine(T a, T b, int op) {
 }
 
 float value(bf16 x) { return toFloat(x); }
+float value(f16 x) { return toFloat(x); }
 template <class T>
 T value(T x) {
   return x;
 }
 void assign(bf16& to, float x) { to = toBf16(x); }
+void assign(f16& to, float x) { to = toF16(x); }
 template <class T>
 void assign(T& to, T x) {
   to = x;
@@ -150,6 +152,8 @@ void World::move(Meeting& meeting) {
     reduceAll<double>(meeting);
   } else if (signature.type == 9) {
     reduceAll<bf16>(meeting);
+  } else if (signature.type == 6) {
+    reduceAll<f16>(meeting);
   } else {
     reduceAll<int32_t>(meeting);
   }

@@ -312,6 +312,8 @@ void runAttention(const Call& call) {
       if (!small) return Attention<bf16, float, true>(call).run();
 #endif
       return Attention<bf16>(call).run();
+    case DType::f16:
+      return Attention<f16>(call).run();
     default:
       return small ? Attention<float, double>(call).run() : Attention<float>(call).run();
   }

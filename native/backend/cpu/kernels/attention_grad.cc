@@ -281,6 +281,8 @@ void runAttentionGrad(const Call& call) {
       if (!small) return AttentionGrad<bf16, float, true>(call).run();
 #endif
       return AttentionGrad<bf16>(call).run();
+    case DType::f16:
+      return AttentionGrad<f16>(call).run();
     default:
       return small ? AttentionGrad<float, double>(call).run() : AttentionGrad<float>(call).run();
   }

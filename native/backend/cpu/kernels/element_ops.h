@@ -131,6 +131,7 @@ MESHWORK_UNARY(Sigmoid, sigmoid(x))
 MESHWORK_UNARY(Gelu, gelu(x))
 MESHWORK_UNARY(Silu, silu(x))
 MESHWORK_UNARY(RoundToBf16, widenBf16(narrowBf16(x)))
+MESHWORK_UNARY(RoundToF16, widenF16(narrowF16(x)))
 MESHWORK_UNARY(Same, x)
 MESHWORK_UNARY(Not, (x == 0) & 1)
 MESHWORK_UNARY(IsFinite, (abs(x) < static_cast<std::remove_cvref_t<decltype(x[0])>>(__builtin_inf())) & 1)
@@ -321,8 +322,9 @@ inline Apply findApply(const Instruction& step, ValueType from) {
              : from == ValueType::f64 ? castFrom<double>(step.type)
                                       : castFrom<int32_t>(step.type);
     case EOp::round_to_:
-      return step.b == static_cast<int32_t>(DType::bf16) ? apply1<float, float, RoundToBf16>
-                                                         : apply1<float, float, Same>;
+      return step.b == static_cast<int32_t>(DType::bf16)  ? apply1<float, float, RoundToBf16>
+             : step.b == static_cast<int32_t>(DType::f16) ? apply1<float, float, RoundToF16>
+                                                          : apply1<float, float, Same>;
     default:
       return step.type == ValueType::f32   ? floatApply<float>(step.op)
              : step.type == ValueType::f64 ? floatApply<double>(step.op)

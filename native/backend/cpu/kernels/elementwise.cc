@@ -293,6 +293,8 @@ void loadElements(void* to, const std::byte* from, DType dtype, int64_t offset, 
       return loadRow(static_cast<double*>(to), reinterpret_cast<const double*>(from) + offset, stride, n);
     case DType::bf16:
       return loadRow(static_cast<float*>(to), reinterpret_cast<const bf16*>(from) + offset, stride, n);
+    case DType::f16:
+      return loadRow(static_cast<float*>(to), reinterpret_cast<const f16*>(from) + offset, stride, n);
     case DType::i32:
       return loadRow(static_cast<int32_t*>(to), reinterpret_cast<const int32_t*>(from) + offset, stride, n);
     case DType::boolean:
@@ -307,6 +309,7 @@ void storeElementsOf(std::byte* to, DType dtype, int64_t offset, int64_t stride,
   if (dtype == DType::boolean) return storeRow(reinterpret_cast<uint8_t*>(to) + offset, stride, from, n);
   if constexpr (__is_same(T, float)) {
     if (dtype == DType::bf16) return storeRow(reinterpret_cast<bf16*>(to) + offset, stride, from, n);
+    if (dtype == DType::f16) return storeRow(reinterpret_cast<f16*>(to) + offset, stride, from, n);
   }
   storeRow(reinterpret_cast<T*>(to) + offset, stride, from, n);
 }

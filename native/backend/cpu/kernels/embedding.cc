@@ -76,6 +76,8 @@ void runEmbeddingGrad(const Call& call) {
       return embeddingGrad<double, double>(call);
     case DType::bf16:
       return embeddingGrad<bf16, float>(call);
+    case DType::f16:
+      return embeddingGrad<f16, float>(call);
     default:
       return embeddingGrad<float, float>(call);
   }

@@ -249,6 +249,8 @@ void runTyped(const Call& call) {
       return runActivation<Kernel, double>(call);
     case DType::bf16:
       return runActivation<Kernel, bf16>(call);
+    case DType::f16:
+      return runActivation<Kernel, f16>(call);
     default:
       return runActivation<Kernel, float>(call);
   }
@@ -302,6 +304,8 @@ void runCombine(const Call& call) {
       return combine<double>(call);
     case DType::bf16:
       return combine<bf16>(call);
+    case DType::f16:
+      return combine<f16>(call);
     default:
       return combine<float>(call);
   }
@@ -313,6 +317,8 @@ void runCombineGrad(const Call& call) {
       return combineGrad<double>(call);
     case DType::bf16:
       return combineGrad<bf16>(call);
+    case DType::f16:
+      return combineGrad<f16>(call);
     default:
       return combineGrad<float>(call);
   }

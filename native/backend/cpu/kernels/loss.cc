@@ -77,6 +77,8 @@ void runCrossEntropy(const Call& call) {
       return crossEntropy<double>(call);
     case DType::bf16:
       return crossEntropy<bf16>(call);
+    case DType::f16:
+      return crossEntropy<f16>(call);
     default:
       return crossEntropy<float>(call);
   }
@@ -88,6 +90,8 @@ void runCrossEntropyPartial(const Call& call) {
       return crossEntropyPartial<double>(call);
     case DType::bf16:
       return crossEntropyPartial<bf16>(call);
+    case DType::f16:
+      return crossEntropyPartial<f16>(call);
     default:
       return crossEntropyPartial<float>(call);
   }
@@ -99,6 +103,8 @@ void runCrossEntropyGrad(const Call& call) {
       return crossEntropyGrad<double>(call);
     case DType::bf16:
       return crossEntropyGrad<bf16>(call);
+    case DType::f16:
+      return crossEntropyGrad<f16>(call);
     default:
       return crossEntropyGrad<float>(call);
   }

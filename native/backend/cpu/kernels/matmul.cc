@@ -224,6 +224,8 @@ void runMatmul(const Call& call) {
       return Matmul<double>(call).run();
     case DType::bf16:
       return runShort(call);
+    case DType::f16:
+      return Matmul<f16>(call).run();
     default:
       return sumsInDouble(call) ? Matmul<float, double>(call).run() : Matmul<float>(call).run();
   }

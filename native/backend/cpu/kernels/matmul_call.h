@@ -88,7 +88,7 @@ using FinishFunction = void (*)(const FinishTile<S>&, const Finish<S>&);
 
 template <class T, class S>
 FinishFunction<S> chooseFinish(bool shortResult, bool shortResidual) {
-  if constexpr (!std::is_same_v<T, bf16>) {
+  if constexpr (!kIsShort<T>) {
     return finishTile<S, T, T>;
   } else {
     if (shortResult) return shortResidual ? finishTile<S, T, T> : finishTile<S, T, S>;
@@ -117,8 +117,9 @@ class MatmulCall {
     const int32_t flags = call.attrs[attr::matmul::flags];
     how_ = {static_cast<S>(call.floatAttr(attr::matmul::alpha)), flags};
     residual_ = flags & matmul_flag::residual ? &call.in[call.inputs - 1] : nullptr;
-    const bool shortResult = call.out[0].view->dtype == DType::bf16;
-    finish_ = chooseFinish<T, S>(shortResult, residual_ && residual_->view->dtype == DType::bf16);
+    const auto isShort = [](const Operand& x) { return dtypeSize(x.view->dtype) == 2; };
+    const bool shortResult = isShort(call.out[0]);
+    finish_ = chooseFinish<T, S>(shortResult, residual_ && isShort(*residual_));
     // In float64, sums of float32 are no results yet.
     plain_ = flags == 0 && how_.alpha == S{1} && !shortResult && std::is_same_v<S, Compute<T>>;
   }
@@ -178,8 +179,8 @@ class MatmulCall {
     const Operand& bias = call_.in[2];
     const int64_t stride = bias.stride(0);
     for (int64_t j = 0; j < n; ++j) {
-      if constexpr (std::is_same_v<T, bf16>) {
-        if (bias.view->dtype == DType::bf16) {
+      if constexpr (kIsShort<T>) {
+        if (dtypeSize(bias.view->dtype) == 2) {
           to[j] = widen(bias.as<T>()[(column + j) * stride]);
           continue;
         }

@@ -153,6 +153,9 @@ void runNorm(const Call& call) {
   const DType x = call.in[0].view->dtype, w = call.in[1].view->dtype;
   if (x == DType::f64) return norm<double, double, kCentred>(call);
   if (x == DType::f32) return norm<float, float, kCentred>(call);
+  if (x == DType::f16) {
+    return w == DType::f16 ? norm<f16, f16, kCentred>(call) : norm<f16, float, kCentred>(call);
+  }
   return w == DType::bf16 ? norm<bf16, bf16, kCentred>(call) : norm<bf16, float, kCentred>(call);
 }
 
@@ -161,6 +164,9 @@ void runNormGrad(const Call& call) {
   const DType x = call.in[1].view->dtype, w = call.in[2].view->dtype;
   if (x == DType::f64) return normGrad<double, double, kCentred>(call);
   if (x == DType::f32) return normGrad<float, float, kCentred>(call);
+  if (x == DType::f16) {
+    return w == DType::f16 ? normGrad<f16, f16, kCentred>(call) : normGrad<f16, float, kCentred>(call);
+  }
   return w == DType::bf16 ? normGrad<bf16, bf16, kCentred>(call) : normGrad<bf16, float, kCentred>(call);
 }
 

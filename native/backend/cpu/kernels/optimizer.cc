@@ -101,6 +101,9 @@ void runSquareSum(const Call& call) {
     case DType::bf16:
       *y.as<float>() = static_cast<float>(squareSum(x.as<bf16>(), count, *call.pool));
       return;
+    case DType::f16:
+      *y.as<float>() = static_cast<float>(squareSum(x.as<f16>(), count, *call.pool));
+      return;
     default:
       *y.as<float>() = static_cast<float>(squareSum(x.as<float>(), count, *call.pool));
       return;

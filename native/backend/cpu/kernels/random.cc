@@ -197,6 +197,8 @@ void storeNumbers(const Operand& y, int64_t offset, int64_t stride, const uint32
       return;
     case DType::bf16:
       return storeRow(y.as<bf16>() + offset, stride, values, n);
+    case DType::f16:
+      return storeRow(y.as<f16>() + offset, stride, values, n);
     default:
       return storeRow(y.as<float>() + offset, stride, values, n);
   }

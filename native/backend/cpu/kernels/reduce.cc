@@ -255,6 +255,9 @@ void runReduce(const Call& call) {
     case DType::bf16:
       return y.dtype == DType::bf16 ? reduceKind<bf16, double, bf16>(call, shape)
                                     : reduceKind<bf16, double, float>(call, shape);
+    case DType::f16:
+      return y.dtype == DType::f16 ? reduceKind<f16, double, f16>(call, shape)
+                                   : reduceKind<f16, double, float>(call, shape);
     default:
       return reduceKind<float, double, float>(call, shape);
   }

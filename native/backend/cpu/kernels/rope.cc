@@ -85,6 +85,8 @@ void runRope(const Call& call) {
       return ropeRows<double>(call);
     case DType::bf16:
       return ropeRows<bf16>(call);
+    case DType::f16:
+      return ropeRows<f16>(call);
     default:
       return ropeRows<float>(call);
   }

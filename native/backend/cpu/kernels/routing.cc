@@ -50,6 +50,8 @@ void runTopk(const Call& call) {
       return topk<double>(call);
     case DType::bf16:
       return topk<bf16>(call);
+    case DType::f16:
+      return topk<f16>(call);
     default:
       return topk<float>(call);
   }

@@ -6,19 +6,22 @@
 namespace meshwork::MESHWORK_ISA {
 
 MESHWORK_INLINE float widenOne(bf16 x) { return __builtin_bit_cast(float, static_cast<uint32_t>(x.bits) << 16); }
+MESHWORK_INLINE float widenOne(f16 x) { return toFloat(x); }
 MESHWORK_INLINE float widenOne(float x) { return x; }
 MESHWORK_INLINE double widenOne(double x) { return x; }
 MESHWORK_INLINE int32_t widenOne(int32_t x) { return x; }
 MESHWORK_INLINE uint32_t widenOne(uint32_t x) { return x; }
 MESHWORK_INLINE int32_t widenOne(uint8_t x) { return x != 0; }
 
-// To nearest even for bfloat16, "not zero" for bool (stored as uint8_t).
+// To nearest even for the 16-bit floats, "not zero" for bool (stored as uint8_t).
 template <class Storage, class T>
 MESHWORK_INLINE Storage narrowOne(T x) {
   if constexpr (__is_same(Storage, bf16)) {
     const uint32_t bits = __builtin_bit_cast(uint32_t, x);
     const uint32_t rounded = (bits + (0x7fffu + ((bits >> 16) & 1u))) >> 16;
     return bf16{static_cast<uint16_t>(x != x ? (bits >> 16) | 0x40u : rounded)};
+  } else if constexpr (__is_same(Storage, f16)) {
+    return toF16(x);
   } else if constexpr (__is_same(Storage, uint8_t)) {
     return static_cast<uint8_t>(x != T(0));
   } else {
@@ -33,7 +36,7 @@ inline void loadRow(T* y, const Storage* x, int64_t stride, int64_t n) {
   if (stride == 1) {
     if constexpr (__is_same(T, Storage)) {
       std::memcpy(y, x, static_cast<size_t>(n) * sizeof(T));
-    } else if constexpr (__is_same(Storage, bf16)) {
+    } else if constexpr (kIsShort<Storage>) {
       constexpr int lanes = kLanes<float>;
       int64_t i = 0;
       for (; i + lanes <= n; i += lanes) store(y + i, load(x + i));
@@ -57,11 +60,11 @@ inline void storeRow(Storage* y, int64_t stride, const T* x, int64_t n) {
     for (int64_t i = 0; i < n; ++i) y[i * stride] = narrowOne<Storage>(x[i]);
   } else if constexpr (__is_same(Storage, T)) {
     std::memcpy(y, x, static_cast<size_t>(n) * sizeof(T));
-  } else if constexpr (__is_same(Storage, bf16)) {
+  } else if constexpr (kIsShort<Storage>) {
     constexpr int lanes = kLanes<float>;
     int64_t i = 0;
     for (; i + lanes <= n; i += lanes) store(y + i, load(x + i));
-    for (; i < n; ++i) y[i] = narrowOne<bf16>(x[i]);
+    for (; i < n; ++i) y[i] = narrowOne<Storage>(x[i]);
   } else {
     for (int64_t i = 0; i < n; ++i) y[i] = narrowOne<Storage>(x[i]);
   }

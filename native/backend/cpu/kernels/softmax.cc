@@ -41,6 +41,8 @@ void runSoftmax(const Call& call) {
       return softmax<double>(call);
     case DType::bf16:
       return softmax<bf16>(call);
+    case DType::f16:
+      return softmax<f16>(call);
     default:
       return softmax<float>(call);
   }
@@ -52,6 +54,8 @@ void runSoftmaxGrad(const Call& call) {
       return softmaxGrad<double>(call);
     case DType::bf16:
       return softmaxGrad<bf16>(call);
+    case DType::f16:
+      return softmaxGrad<f16>(call);
     default:
       return softmaxGrad<float>(call);
   }

@@ -10,9 +10,12 @@
 
 namespace meshwork_fused {
 
-// ---- storage: bfloat16 as its bits, bool as a byte ----
+// ---- storage: bfloat16 and float16 as their bits, bool as a byte ----
 
 struct Bf16 {
+  unsigned short bits;
+};
+struct F16 {
   unsigned short bits;
 };
 struct Bool {
@@ -20,6 +23,18 @@ struct Bool {
 };
 
 MESHWORK_EACH float widen(Bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+MESHWORK_EACH float widen(F16 x) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(x.bits));
+  return result;
+#else
+  // The exponent is moved by a multiplication, which also normalises what was denormal.
+  const unsigned wide = x.bits, special = (wide & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
+  const unsigned magnitude = __float_as_uint(__uint_as_float((wide & 0x7fffu) << 13) * 0x1p112f);
+  return __uint_as_float(((wide & 0x8000u) << 16) | magnitude | special);
+#endif
+}
 MESHWORK_EACH float widen(float x) { return x; }
 MESHWORK_EACH double widen(double x) { return x; }
 MESHWORK_EACH int widen(int x) { return x; }
@@ -35,7 +50,23 @@ MESHWORK_EACH unsigned short bf16Bits(float x) {
   return static_cast<unsigned short>(x != x ? 0x7fffu : (bits + (0x7fffu + ((bits >> 16) & 1u))) >> 16);
 #endif
 }
+MESHWORK_EACH unsigned short f16Bits(float x) {
+#if defined(__CUDA_ARCH__)
+  unsigned short bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+#else
+  const unsigned bits = __float_as_uint(x), magnitude = bits & 0x7fffffffu;
+  // Normal results: rebias, round on the 13 dropped bits. Denormal results: let an addition to 0.5 round them.
+  const unsigned normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  const unsigned denormal = __float_as_uint(__uint_as_float(magnitude) + 0.5f) - 0x3f000000u;
+  unsigned result = magnitude < 0x38800000u ? denormal : normal;
+  if (magnitude >= 0x477ff000u) result = x != x ? 0x7e00u | ((magnitude >> 13) & 0x3ffu) : 0x7c00u;
+  return static_cast<unsigned short>(result | ((bits >> 16) & 0x8000u));
+#endif
+}
 MESHWORK_EACH void narrow(Bf16& to, float x) { to.bits = bf16Bits(x); }
+MESHWORK_EACH void narrow(F16& to, float x) { to.bits = f16Bits(x); }
 MESHWORK_EACH void narrow(float& to, float x) { to = x; }
 MESHWORK_EACH void narrow(double& to, double x) { to = x; }
 MESHWORK_EACH void narrow(int& to, int x) { to = x; }
@@ -100,6 +131,7 @@ template <class R, class T>
 MESHWORK_EACH R cast(T x) {
   return Cast<R, T>::of(x);
 }
+MESHWORK_EACH float roundToF16(float x) { return widen(F16{f16Bits(x)}); }
 MESHWORK_EACH float roundToBf16(float x) { return widen(Bf16{bf16Bits(x)}); }
 
 // ---- operations of one operand ----

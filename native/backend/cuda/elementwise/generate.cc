@@ -59,6 +59,8 @@ const char* storageName(DType dtype) {
       return "double";
     case DType::bf16:
       return "Bf16";
+    case DType::f16:
+      return "F16";
     case DType::i32:
       return "int";
     case DType::boolean:
@@ -207,7 +209,10 @@ class Generator {
       case EOp::cast_:
         return format("cast<%s>(v%d)", type, step.a);
       case EOp::round_to_:
-        return format(step.b == static_cast<int32_t>(DType::bf16) ? "roundToBf16(v%d)" : "v%d", step.a);
+        return format(step.b == static_cast<int32_t>(DType::bf16)  ? "roundToBf16(v%d)"
+                      : step.b == static_cast<int32_t>(DType::f16) ? "roundToF16(v%d)"
+                                                                   : "v%d",
+                      step.a);
       default:
         break;
     }

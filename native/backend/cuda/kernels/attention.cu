@@ -1,5 +1,5 @@
 // attention: softmax(scale q k^T + mask) v by blocks of keys with a running maximum and sum, never storing t x s.
-// bfloat16 with up to 128 features goes through matrix instructions, all else through fused multiply-adds.
+// bfloat16 and float16 with up to 128 features go through matrix instructions, all else through fused multiply-adds.
 #include <cmath>
 
 #include "backend/cuda/kernels/attention_mma.h"
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kFmaThreads) attentionByFma(AttentionShape x, 
   }
 }
 
-// Scores of 16 rows by kMmaKeys, in the order of mmaBf16's C, become weights; the running state follows. Scores are
+// Scores of 16 rows by kMmaKeys, in the order of mmaShort's C, become weights; the running state follows. Scores are
 // taken times log2(e).
 struct Running {
   float most[2], total[2];
@@ -137,14 +137,13 @@ struct Running {
   }
 };
 
-template <int kFeatures>
-__global__ void __launch_bounds__(kMmaThreads)
-    attentionByMma(AttentionShape x, Heads<const bf16> q, Heads<const bf16> k, Heads<const bf16> v, Heads<bf16> out,
-                   Norms<float> lse) {
+template <class T, int kFeatures>
+__global__ void __launch_bounds__(kMmaThreads) attentionByMma(AttentionShape x, Heads<const T> q, Heads<const T> k,
+                                                              Heads<const T> v, Heads<T> out, Norms<float> lse) {
   constexpr int kTile = kMmaKeys * (kFeatures + 8);
   MESHWORK_DYNAMIC_SHARED(memory);
-  bf16* queries = reinterpret_cast<bf16*>(memory);
-  bf16* tiles = queries + kMmaRows * (kFeatures + 8);  // keys and values, twice
+  T* queries = reinterpret_cast<T*>(memory);
+  T* tiles = queries + kMmaRows * (kFeatures + 8);  // keys and values, twice
   const int lane = static_cast<int>(threadIdx.x % 32), row = static_cast<int>(threadIdx.x / 32) * 16;
   const Rows rows(x, kMmaRows);
   const int64_t group = rows.head / x.repeats;
@@ -219,12 +218,12 @@ __global__ void __launch_bounds__(kMmaThreads)
   writeTile<kFeatures>(out, rows.batch, rows.first, x.length, rows.head, x.valueFeatures, row, sums, factors);
 }
 
-template <int kFeatures>
+template <class T, int kFeatures>
 void launchMma(const Call& call, const AttentionShape& x) {
-  constexpr size_t kShared = (kMmaRows + 4 * kMmaKeys) * (kFeatures + 8) * sizeof(bf16);
+  constexpr size_t kShared = (kMmaRows + 4 * kMmaKeys) * (kFeatures + 8) * sizeof(T);
   launch(deviceOf(call), attentionBlocks(tilesOf(x.length, kMmaRows), x.batch * x.heads), kMmaThreads, kShared,
-         attentionByMma<kFeatures>, x, headsOf<const bf16>(call.in[0]), headsOf<const bf16>(call.in[1]),
-         headsOf<const bf16>(call.in[2]), headsOf<bf16>(call.out[0]), normsOf<float>(call.out[1]));
+         attentionByMma<T, kFeatures>, x, headsOf<const T>(call.in[0]), headsOf<const T>(call.in[1]),
+         headsOf<const T>(call.in[2]), headsOf<T>(call.out[0]), normsOf<float>(call.out[1]));
 }
 
 template <class T, class S, int kRows, int kColumns>
@@ -240,12 +239,13 @@ void runAttention(const Call& call) {
   if (x.batch == 0 || x.length == 0 || x.heads == 0) return;
   const DType dtype = call.in[0].view->dtype;
   const int features = std::max(x.features, x.valueFeatures);
-  if (dtype == DType::bf16 && features <= kMmaFeatures) {
-    return features <= 64 ? launchMma<64>(call, x) : launchMma<kMmaFeatures>(call, x);
-  }
   withSums(x, dtype, [&](auto storage, auto sum) {
     using T = typename decltype(storage)::type;
     using S = typename decltype(sum)::type;
+    if constexpr (kIsShort<T>) {
+      if (features <= 64) return launchMma<T, 64>(call, x);
+      if (features <= kMmaFeatures) return launchMma<T, kMmaFeatures>(call, x);
+    }
     x.valueFeatures <= kFmaFeatures ? launchFma<T, S, 4, 8>(call, x) : launchFma<T, S, 1, 32>(call, x);
   });
 }

@@ -144,19 +144,19 @@ __global__ void __launch_bounds__(kFmaThreads) gradByFma(Operands<T, S> o) {
 
 constexpr int kMmaOthers = 32;
 
-template <int kFeatures, bool kForKeys>
-__global__ void __launch_bounds__(kMmaThreads) gradByMma(Operands<bf16, float> o) {
+template <class T, int kFeatures, bool kForKeys>
+__global__ void __launch_bounds__(kMmaThreads) gradByMma(Operands<T, float> o) {
   constexpr int kPitch = kFeatures + 8, kTile = kMmaOthers * kPitch, kTiles = kMmaOthers / 8;
   const AttentionShape& x = o.x;
   MESHWORK_DYNAMIC_SHARED(memory);
-  bf16* leftScores = reinterpret_cast<bf16*>(memory);
-  bf16* leftChanges = leftScores + kMmaRows * kPitch;
-  bf16* tiles = leftChanges + kMmaRows * kPitch;  // the other tiles of both, twice
+  T* leftScores = reinterpret_cast<T*>(memory);
+  T* leftChanges = leftScores + kMmaRows * kPitch;
+  T* tiles = leftChanges + kMmaRows * kPitch;  // the other tiles of both, twice
   const int lane = static_cast<int>(threadIdx.x % 32), row = static_cast<int>(threadIdx.x / 32) * 16;
   const Part<kForKeys> part(x, kMmaRows);
   const Ranges mine = part.own(x, kMmaRows);
   const int64_t b = part.batch;
-  const Heads<const bf16>&mineFirst = kForKeys ? o.k : o.q, &mineSecond = kForKeys ? o.v : o.dout,
+  const Heads<const T>&mineFirst = kForKeys ? o.k : o.q, &mineSecond = kForKeys ? o.v : o.dout,
                     &otherFirst = kForKeys ? o.q : o.k, &otherSecond = kForKeys ? o.dout : o.v;
   // Other tiles, numbered through the heads; the number after the last is `end`.
   const int64_t perHead = (part.others + kMmaOthers - 1) / kMmaOthers, end = perHead * part.heads;
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(kMmaThreads) gradByMma(Operands<bf16, float> o
     start(next, stage ^ 1);
     waitCopies<1>();
     __syncthreads();
-    const bf16 *rightScores = tiles + 2 * stage * kTile, *rightChanges = rightScores + kTile;
+    const T *rightScores = tiles + 2 * stage * kTile, *rightChanges = rightScores + kTile;
     float scores[kTiles][4] = {}, changes[kTiles][4] = {};
     multiplyTiles<kFeatures, kMmaOthers>(scores, leftScores, row, rightScores);
     multiplyTiles<kFeatures, kMmaOthers>(changes, leftChanges, row, rightChanges);
@@ -261,14 +261,14 @@ Operands<T, S> operandsOf(const Call& call, const AttentionShape& x) {
   return o;
 }
 
-template <int kFeatures>
-void launchMma(const Call& call, const Operands<bf16, float>& o) {
-  constexpr size_t kShared = (2 * kMmaRows + 4 * kMmaOthers) * (kFeatures + 8) * sizeof(bf16);
+template <class T, int kFeatures>
+void launchMma(const Call& call, const Operands<T, float>& o) {
+  constexpr size_t kShared = (2 * kMmaRows + 4 * kMmaOthers) * (kFeatures + 8) * sizeof(T);
   const AttentionShape& x = o.x;
   launch(deviceOf(call), attentionBlocks(tilesOf(x.keys, kMmaRows), x.batch * x.groups), kMmaThreads, kShared,
-         gradByMma<kFeatures, true>, o);
+         gradByMma<T, kFeatures, true>, o);
   launch(deviceOf(call), attentionBlocks(tilesOf(x.length, kMmaRows), x.batch * x.heads), kMmaThreads, kShared,
-         gradByMma<kFeatures, false>, o);
+         gradByMma<T, kFeatures, false>, o);
 }
 
 template <class T, class S, int kRows, int kColumns>
@@ -286,14 +286,14 @@ void runAttentionGrad(const Call& call) {
   const AttentionShape x = attentionShape(call, 6);
   const DType dtype = call.in[0].view->dtype;
   const int features = std::max(x.features, x.valueFeatures);
-  if (dtype == DType::bf16 && features <= kMmaFeatures) {
-    const auto o = operandsOf<bf16, float>(call, x);
-    return features <= 64 ? launchMma<64>(call, o) : launchMma<kMmaFeatures>(call, o);
-  }
   withSums(x, dtype, [&](auto storage, auto sum) {
     using T = typename decltype(storage)::type;
     using S = typename decltype(sum)::type;
     const auto o = operandsOf<T, S>(call, x);
+    if constexpr (kIsShort<T>) {
+      if (features <= 64) return launchMma<T, 64>(call, o);
+      if (features <= kMmaFeatures) return launchMma<T, kMmaFeatures>(call, o);
+    }
     features <= kFmaFeatures ? launchFma<T, S, 4, 8>(call, o) : launchFma<T, S, 1, 32>(call, o);
   });
 }

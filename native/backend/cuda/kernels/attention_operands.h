@@ -155,6 +155,7 @@ template <class F>
 void withSums(const AttentionShape& x, DType dtype, const F& f) {
   if (dtype == DType::f64) return f(Type<double>(), Type<double>());
   if (dtype == DType::bf16) return f(Type<bf16>(), Type<float>());
+  if (dtype == DType::f16) return f(Type<f16>(), Type<float>());
   if (sumsInDouble(x)) return f(Type<float>(), Type<double>());
   f(Type<float>(), Type<float>());
 }

@@ -8,10 +8,9 @@
 
 namespace meshwork::cuda {
 
-// Storage of a float16 (IEEE binary16).
-struct f16 {
-  uint16_t bits;
-};
+// bfloat16 or float16.
+template <class T>
+constexpr bool kIsShort = std::is_same_v<T, bf16> || std::is_same_v<T, f16>;
 
 template <class T>
 struct ComputeOf {
@@ -79,7 +78,7 @@ __device__ __forceinline__ T narrow(V x) {
     const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
     const uint32_t denormal = __float_as_uint(__uint_as_float(magnitude) + 0.5f) - 0x3f000000u;
     uint32_t result = magnitude < 0x38800000u ? denormal : normal;
-    if (magnitude >= 0x477ff000u) result = magnitude > 0x7f800000u ? 0x7fffu : 0x7c00u;
+    if (magnitude >= 0x477ff000u) result = magnitude > 0x7f800000u ? 0x7e00u | ((magnitude >> 13) & 0x3ffu) : 0x7c00u;
     return f16{static_cast<uint16_t>(result | ((bits >> 16) & 0x8000u))};
 #endif
   } else if constexpr (std::is_same_v<T, uint8_t>) {
@@ -130,7 +129,7 @@ void withBool(bool value, const F& f) {
   value ? f(std::true_type()) : f(std::false_type());
 }
 
-// f(Type<T>()) for the storage type of a float dtype that has passed a check: f32, f64 or bf16.
+// f(Type<T>()) for the storage type of a float dtype that has passed a check.
 template <class F>
 void withFloat(DType dtype, const F& f) {
   switch (dtype) {
@@ -138,6 +137,8 @@ void withFloat(DType dtype, const F& f) {
       return f(Type<double>());
     case DType::bf16:
       return f(Type<bf16>());
+    case DType::f16:
+      return f(Type<f16>());
     default:
       return f(Type<float>());
   }

@@ -191,7 +191,11 @@ __device__ __forceinline__ Value evaluate(const Step& step, const Value* values)
   const auto type = static_cast<ValueType>(step.type);
   const Value a = values[step.a];
   if (op == EOp::cast_) return castTo(type, static_cast<ValueType>(step.b), a);
-  if (op == EOp::round_to_) return step.b == 0 ? a : valueOf(meshwork_fused::roundToBf16(a.f));
+  if (op == EOp::round_to_) {
+    const auto to = static_cast<DType>(step.b);
+    if (to == DType::bf16) return valueOf(meshwork_fused::roundToBf16(a.f));
+    return to == DType::f16 ? valueOf(meshwork_fused::roundToF16(a.f)) : a;
+  }
   if (op == EOp::select_) return a.i != 0 ? values[step.b] : values[step.c];
   const Value b = values[step.b];
   switch (type) {
@@ -211,6 +215,8 @@ __device__ __forceinline__ Value readElement(const std::byte* data, DType dtype,
       return valueOf(reinterpret_cast<const double*>(data)[at]);
     case DType::bf16:
       return valueOf(f::widen(reinterpret_cast<const f::Bf16*>(data)[at]));
+    case DType::f16:
+      return valueOf(f::widen(reinterpret_cast<const f::F16*>(data)[at]));
     case DType::i32:
       return valueOf(reinterpret_cast<const int32_t*>(data)[at]);
     case DType::boolean:
@@ -229,6 +235,9 @@ __device__ __forceinline__ void writeElement(std::byte* data, DType dtype, int64
       break;
     case DType::bf16:
       f::narrow(reinterpret_cast<f::Bf16*>(data)[at], v.f);
+      break;
+    case DType::f16:
+      f::narrow(reinterpret_cast<f::F16*>(data)[at], v.f);
       break;
     case DType::i32:
       reinterpret_cast<int32_t*>(data)[at] = v.i;
@@ -309,7 +318,7 @@ void interpretCall(Device& device, const Call& call, const ElementLayout& layout
     to = {static_cast<uint8_t>(step.op), static_cast<uint8_t>(step.type), word(step.a, 0), word(step.b, 1),
           word(step.c, 2)};
     if (step.op == EOp::cast_) to.b = static_cast<uint8_t>(types[step.a]);
-    if (step.op == EOp::round_to_) to.b = step.b == static_cast<int32_t>(DType::bf16);
+    if (step.op == EOp::round_to_) to.b = static_cast<uint8_t>(step.b);
     if (step.op == EOp::const_) p.constants[k] = call.floats[step.a];
   }
   for (int i = 0; i < layout.total(); ++i) {

@@ -1,6 +1,6 @@
 // Matrix products: by cuBLASLt (../matmul) where it is found and has an epilogue with exactly our meaning, else by the
-// kernels here: matrix instructions for bfloat16, fused multiply-adds for float32 and float64. A block of theirs sums
-// all of k by itself, in order.
+// kernels here: matrix instructions for bfloat16 and float16, fused multiply-adds for float32 and float64. A block of
+// theirs sums all of k by itself, in order.
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/matmul_operands.h"
 #include "backend/cuda/kernels/mma.h"
@@ -87,13 +87,13 @@ constexpr int kMmaTile = 128, kMmaK = 32;
 
 // A side's tile as it lies in memory: rows of the run along the unit stride, padded by one matrix row so that the rows
 // of a matrix lie in different banks.
-template <bool kAlongK>
+template <class T, bool kAlongK>
 struct SharedTile {
   static constexpr int kRun = kAlongK ? kMmaK : kMmaTile, kRuns = kAlongK ? kMmaTile : kMmaK;
   static constexpr int kPitch = kRun + 8, kElements = kRuns * kPitch;
 
   // Elements of the result's dim from `first` on, and of k; `stride` is between runs.
-  static __device__ void copy(bf16* to, const bf16* from, int64_t stride, bool aligned, int64_t first, int64_t count,
+  static __device__ void copy(T* to, const T* from, int64_t stride, bool aligned, int64_t first, int64_t count,
                               int64_t k, int64_t most) {
     const int64_t run = kAlongK ? first : k, runs = kAlongK ? count : most;
     const int64_t start = kAlongK ? k : first, end = kAlongK ? most : count;
@@ -101,21 +101,21 @@ struct SharedTile {
       const int row = x / (kRun / 8), column = x % (kRun / 8) * 8;
       const int64_t left = run + row < runs ? end - start - column : 0;
       const int filled = static_cast<int>(max(int64_t{0}, min(int64_t{8}, left)));
-      const bf16* source = filled > 0 ? from + (run + row) * stride + start + column : from;
-      bf16* place = to + row * kPitch + column;
+      const T* source = filled > 0 ? from + (run + row) * stride + start + column : from;
+      T* place = to + row * kPitch + column;
       if (aligned) {
         copyAsync16(place, source, 2 * filled);
       } else {
-        Pack<bf16, 8> pack;
+        Pack<T, 8> pack;
 #pragma unroll
-        for (int i = 0; i < 8; ++i) pack.v[i] = i < filled ? source[i] : bf16{0};
-        *reinterpret_cast<Pack<bf16, 8>*>(place) = pack;
+        for (int i = 0; i < 8; ++i) pack.v[i] = i < filled ? source[i] : T{0};
+        *reinterpret_cast<Pack<T, 8>*>(place) = pack;
       }
     }
   }
 
   // The A operand of rows [at, at + 16) and k [k, k + 16).
-  static __device__ void loadA(uint32_t (&x)[4], const bf16* tile, int at, int k) {
+  static __device__ void loadA(uint32_t (&x)[4], const T* tile, int at, int k) {
     const int lane = static_cast<int>(threadIdx.x % 32);
     if constexpr (kAlongK) {
       loadMatrices(x, tile + (at + lane % 16) * kPitch + k + lane / 16 * 8);
@@ -124,7 +124,7 @@ struct SharedTile {
     }
   }
   // The B operands of columns [at, at + 8) and [at + 8, at + 16), and k [k, k + 16).
-  static __device__ void loadB(uint32_t (&x)[4], const bf16* tile, int at, int k) {
+  static __device__ void loadB(uint32_t (&x)[4], const T* tile, int at, int k) {
     const int lane = static_cast<int>(threadIdx.x % 32);
     if constexpr (kAlongK) {
       loadMatrices(x, tile + (at + lane / 16 * 8 + lane % 8) * kPitch + k + lane / 8 % 2 * 8);
@@ -134,18 +134,18 @@ struct SharedTile {
   }
 };
 
-template <bool kLeftAlongK, bool kRightAlongK>
-__global__ void __launch_bounds__(kThreads) multiplyByMma(Side<bf16> a, Side<bf16> b, Finish<bf16> finish) {
-  using Left = SharedTile<kLeftAlongK>;
-  using Right = SharedTile<kRightAlongK>;
+template <class T, bool kLeftAlongK, bool kRightAlongK>
+__global__ void __launch_bounds__(kThreads) multiplyByMma(Side<T> a, Side<T> b, Finish<T> finish) {
+  using Left = SharedTile<T, kLeftAlongK>;
+  using Right = SharedTile<T, kRightAlongK>;
   MESHWORK_DYNAMIC_SHARED(memory);
-  bf16* left = reinterpret_cast<bf16*>(memory);
-  bf16* right = left + 2 * Left::kElements;
+  T* left = reinterpret_cast<T*>(memory);
+  T* right = left + 2 * Left::kElements;
   const Tile tile(finish.m, finish.n, kMmaTile, kMmaTile);
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   const int row = warp % 2 * 64, column = warp / 2 * 32;
   const int64_t most = a.columns;
-  const bf16 *from = a.at(tile.batch, 0, 0), *from2 = b.at(tile.batch, 0, 0);
+  const T *from = a.at(tile.batch, 0, 0), *from2 = b.at(tile.batch, 0, 0);
   const auto start = [&](int64_t k, int stage) {
     if (k < most) {
       Left::copy(left + stage * Left::kElements, from, kLeftAlongK ? a.row : a.column, a.aligned, tile.row, a.rows, k,
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kThreads) multiplyByMma(Side<bf16> a, Side<bf1
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
           const uint32_t pair[2] = {y[c / 2][c % 2 * 2], y[c / 2][c % 2 * 2 + 1]};
-          mmaBf16(sums[r][c], x[r], pair);
+          mmaShort<T>(sums[r][c], x[r], pair);
         }
       }
     }
@@ -206,13 +206,19 @@ void launchFma(const Call& call) {
   });
 }
 
-template <bool kLeftAlongK, bool kRightAlongK>
+template <class T, bool kLeftAlongK, bool kRightAlongK>
 void launchMma(const Call& call) {
   constexpr size_t kShared =
-      2 * (SharedTile<kLeftAlongK>::kElements + SharedTile<kRightAlongK>::kElements) * sizeof(bf16);
+      2 * (SharedTile<T, kLeftAlongK>::kElements + SharedTile<T, kRightAlongK>::kElements) * sizeof(T);
   const Operand &a = call.in[0], &d = call.out[0];
   launch(deviceOf(call), tilesOf(a.dim(0), d.dim(1), d.dim(2), kMmaTile, kMmaTile), kThreads, kShared,
-         multiplyByMma<kLeftAlongK, kRightAlongK>, sideOf<bf16>(a), sideOf<bf16>(call.in[1]), finishOf<bf16>(call));
+         multiplyByMma<T, kLeftAlongK, kRightAlongK>, sideOf<T>(a), sideOf<T>(call.in[1]), finishOf<T>(call));
+}
+
+template <class T>
+void multiplyShort(const Call& call) {
+  withBool(byRows(call.in[0]),
+           [&](auto left) { withBool(!byRows(call.in[1]), [&](auto right) { launchMma<T, left, right>(call); }); });
 }
 
 void prepareMatmul(const Call& call) {
@@ -227,8 +233,9 @@ void runMatmul(const Call& call) {
     case DType::f64:
       return launchFma<double, double>(call);
     case DType::bf16:
-      return withBool(byRows(a),
-                      [&](auto left) { withBool(!byRows(b), [&](auto right) { launchMma<left, right>(call); }); });
+      return multiplyShort<bf16>(call);
+    case DType::f16:
+      return multiplyShort<f16>(call);
     default:
       return exact ? launchFma<float, double>(call) : launchFma<float, float>(call);
   }

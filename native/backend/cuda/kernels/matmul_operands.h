@@ -30,16 +30,16 @@ Side<T> sideOf(const Operand& x) {
   return {x.as<T>(), x.stride(0), columns ? x.stride(1) : 1, columns ? 1 : x.stride(2), x.dim(1), x.dim(2), aligned};
 }
 
-// Values of T or, for bfloat16 products, also float32.
+// Values of T or, for products of 16-bit floats, also float32.
 template <class T>
 struct Addend {
   const void* data;
   int64_t batch, row, column;
-  bool wide;  // float32 beside a bfloat16 product
+  bool wide;  // float32 beside a product of 16-bit floats
 
   __device__ Compute<T> at(int64_t b, int64_t i, int64_t j) const {
     const int64_t offset = b * batch + i * row + j * column;
-    if constexpr (std::is_same_v<T, bf16>) {
+    if constexpr (kIsShort<T>) {
       if (wide) return static_cast<const float*>(data)[offset];
     }
     return widen(static_cast<const T*>(data)[offset]);
@@ -59,7 +59,7 @@ struct Finish {
   int64_t m, n;
   void* d;
   int64_t batch, row;
-  bool wide;  // d is float32 beside a bfloat16 product
+  bool wide;  // d is float32 beside a product of 16-bit floats
   Addend<T> bias, residual;
 
   template <class S>
@@ -74,7 +74,7 @@ struct Finish {
     if (flags & matmul_flag::silu) x = x / (1 + expOfMinus(x));
     if (flags & matmul_flag::residual) x += static_cast<S>(residual.at(b, i, j));
     const int64_t offset = b * batch + i * row + j;
-    if constexpr (std::is_same_v<T, bf16>) {
+    if constexpr (kIsShort<T>) {
       if (wide) return put(static_cast<float*>(d) + offset, x);
     }
     put(static_cast<T*>(d) + offset, x);
@@ -97,7 +97,7 @@ Finish<T> finishOf(const Call& call) {
   f.alpha = call.floatAttr(attr::matmul::alpha);
   f.m = d.dim(1), f.n = d.dim(2);
   f.d = d.data, f.batch = d.stride(0), f.row = d.stride(1);
-  constexpr bool kHalf = std::is_same_v<T, bf16>;
+  constexpr bool kHalf = kIsShort<T>;
   f.wide = kHalf && d.view->dtype == DType::f32;
   if (flags & matmul_flag::bias) {
     const Operand& x = call.in[2];

@@ -6,7 +6,10 @@
 //   B 16 x 8 (16 bit):  b[0] (2t, g), b[1] (2t + 8, g), two rows each;   B 8 x 8 (tf32): b[0] (t, g), b[1] (t + 4, g)
 //   C 16 x 8 (f32):     c[0], c[1] (g, 2t), (g, 2t + 1);   c[2], c[3] (g + 8, 2t), (g + 8, 2t + 1)
 #pragma once
+#include <type_traits>
+
 #include "backend/cuda/kernels/dialect.h"
+#include "core/dtype.h"
 
 #if defined(MESHWORK_CUDA_EMULATOR)
 #include <emulated_mma.h>  // the emulator's, found where <cuda_runtime.h> is
@@ -94,3 +97,17 @@ __device__ __forceinline__ void namedBarrier(int id, int threads) {
 }  // namespace meshwork::cuda
 
 #endif
+
+namespace meshwork::cuda {
+
+// mmaBf16 or mmaF16, by the storage type.
+template <class T>
+__device__ __forceinline__ void mmaShort(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    mmaBf16(c, a, b);
+  } else {
+    mmaF16(c, a, b);
+  }
+}
+
+}  // namespace meshwork::cuda

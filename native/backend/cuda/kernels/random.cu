@@ -228,6 +228,8 @@ void runRandom(const Call& call) {
       return fill<double>(call);
     case DType::bf16:
       return fill<bf16>(call);
+    case DType::f16:
+      return fill<f16>(call);
     default:
       return fill<float>(call);
   }

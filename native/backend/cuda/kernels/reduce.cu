@@ -60,6 +60,9 @@ struct Target {
       case DType::bf16:
         static_cast<bf16*>(y)[at] = narrow<bf16>(value);
         break;
+      case DType::f16:
+        static_cast<f16*>(y)[at] = narrow<f16>(value);
+        break;
       case DType::i32:
         static_cast<int32_t*>(y)[at] = static_cast<int32_t>(value);
         break;
@@ -268,6 +271,8 @@ void runReduce(const Call& call) {
       return reduceType<int32_t>(call);
     case DType::bf16:
       return reduceType<bf16>(call);
+    case DType::f16:
+      return reduceType<f16>(call);
     default:
       return reduceType<float>(call);
   }

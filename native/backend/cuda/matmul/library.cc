@@ -38,7 +38,9 @@ struct Product {
 using Key = decltype(Product().key());
 
 int64_t typeOf(DType dtype) {
-  return dtype == DType::f64 ? abi::kCudaF64 : dtype == DType::bf16 ? abi::kCudaBf16 : abi::kCudaF32;
+  if (dtype == DType::f64) return abi::kCudaF64;
+  if (dtype == DType::bf16) return abi::kCudaBf16;
+  return dtype == DType::f16 ? abi::kCudaF16 : abi::kCudaF32;
 }
 
 int64_t alignmentOf(const void* at) {
