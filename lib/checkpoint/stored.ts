@@ -1,5 +1,5 @@
 // A checkpoint on disk, opened: its tensors and cells, verified reading into host memory, single tensors as arrays.
-import { CheckpointError } from "../core/errors.ts";
+import { CheckpointError, ConfigError } from "../core/errors.ts";
 import { isJsonObject, type JsonObject } from "../core/json.ts";
 import { type Shape, sizeOf } from "../core/shape.ts";
 import { HostMemory, type ManifestFile, OpenCheckpoint } from "../runtime/host-memory.ts";
@@ -44,6 +44,9 @@ export class StoredCheckpoint implements Disposable {
   readonly #open: OpenCheckpoint;
 
   private constructor(folder: string, open: OpenCheckpoint) {
+    if (!(open instanceof OpenCheckpoint)) {
+      throw new ConfigError("a StoredCheckpoint is not made with new: await StoredCheckpoint.open(folder)");
+    }
     this.folder = folder;
     this.#open = open;
     const { manifest } = open;

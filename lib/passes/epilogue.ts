@@ -15,7 +15,10 @@ interface Finished {
   readonly operands: readonly number[];
 }
 
-/** Returns the graph with products that finish their results. After `fuse`, whose expressions it reads. */
+/**
+ * Returns the graph with products that finish their results, to the same bits as if they did not: a product whose own
+ * result is rounded (to bfloat16) stays as it is. After `fuse`, whose expressions it reads.
+ */
 export function fuseEpilogues(graph: Graph): Graph {
   const readers = consumers(graph);
   const kept = new Set(graph.outputs.map((o) => o.value));
@@ -116,7 +119,21 @@ class Matcher {
     const last = this.#node.op === "fused" ? (params as FusedParams).outputs[0]! : inputs.length;
     if (!this.#fits || inputs.filter((v) => v === inputs[this.#product]).length !== 1) return null;
     const found = this.#withResidual(last);
-    return found !== null && this.#used === this.#steps.length ? found : null;
+    return found !== null && this.#used === this.#steps.length && this.#keepsBits(last) ? found : null;
+  }
+
+  /** Whether nothing but the result is rounded on the way: the kernel keeps what is between in full precision. */
+  #keepsBits(last: number): boolean {
+    const wide = this.#dtype(this.#product);
+    if (wide !== "f32" && wide !== "f64") return false;
+    return this.#steps.every(({ op, dtype, inputs }, k) => {
+      if (k + this.#node.inputs.length === last) return true;
+      return dtype === wide && (op !== "cast" || this.#dtype(inputs[0]!) !== "f64" || wide === "f64");
+    });
+  }
+
+  #dtype(value: number): DType {
+    return this.#step(value)?.dtype ?? this.#graph.values[this.#node.inputs[value]!]!.type.dtype;
   }
 
   #step(value: number): ElementStep | undefined {

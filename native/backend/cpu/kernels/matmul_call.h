@@ -83,16 +83,46 @@ void finishTile(const FinishTile<S>& tile, const Finish<S>& how) {
   }
 }
 
+// Sums in float64 of a product whose result is not: rounded as that result is, so that what follows gives the same bits
+// here as in a kernel of its own.
+template <class D, class R>
+void finishRounded(const FinishTile<double>& tile, const Finish<double>& how) {
+  constexpr int64_t kChunk = 256;
+  const bool biased = how.flags & matmul_flag::bias;
+  float sums[kChunk] = {}, bias[kChunk] = {};
+  for (int64_t j = 0; j < tile.columns; j += kChunk) {
+    const int64_t columns = std::min(kChunk, tile.columns - j);
+    for (int64_t c = 0; biased && c < columns; ++c) bias[c] = static_cast<float>(tile.bias[j + c]);
+    for (int64_t i = 0; i < tile.rows; ++i) {
+      const double* row = tile.sums + i * tile.ld + j;
+      for (int64_t c = 0; c < columns; ++c) sums[c] = static_cast<float>(row[c] * how.alpha);
+      const R* residual = static_cast<const R*>(tile.residual) + i * tile.ldResidual + j;
+      D* to = static_cast<D*>(tile.to) + i * tile.ldTo + j;
+      finishRows<false, float, D, R>({1, columns, sums, 0, bias, residual, 0, to, 0}, {1.0f, how.flags});
+    }
+  }
+}
+
 template <class S>
 using FinishFunction = void (*)(const FinishTile<S>&, const Finish<S>&);
 
+template <class S, class D, class R>
+constexpr FinishFunction<S> finishFunction() {
+  if constexpr (std::is_same_v<S, double> && !std::is_same_v<D, double>) {
+    return finishRounded<D, R>;
+  } else {
+    return finishTile<S, D, R>;
+  }
+}
+
 template <class T, class S>
 FinishFunction<S> chooseFinish(bool shortResult, bool shortResidual) {
+  using Wide = Compute<T>;
   if constexpr (!kIsShort<T>) {
-    return finishTile<S, T, T>;
+    return finishFunction<S, T, T>();
   } else {
-    if (shortResult) return shortResidual ? finishTile<S, T, T> : finishTile<S, T, S>;
-    return shortResidual ? finishTile<S, S, T> : finishTile<S, S, S>;
+    if (shortResult) return shortResidual ? finishFunction<S, T, T>() : finishFunction<S, T, Wide>();
+    return shortResidual ? finishFunction<S, Wide, T>() : finishFunction<S, Wide, Wide>();
   }
 }
 
