@@ -29,7 +29,7 @@ struct Pool::Shared {
   alignas(64) std::atomic<uint32_t> epoch{0};   // grows with every job; helpers sleep on it
   alignas(64) std::atomic<int64_t> waiting{0};  // blocks that nobody has taken; below 0 when helpers look in vain
   alignas(64) std::atomic<int> unfinished{0};   // blocks that are not over
-  bool stop = false;
+  std::atomic<bool> stop{false};                // read also by a helper that wakes late from a job before
   bool spin = false;
   int64_t end = 0;  // blocks are taken upwards: the one behind the last
   Erased body = nullptr;
