@@ -87,11 +87,9 @@ struct PlainLine {
   static Element narrow(Scalar s) { return s; }
 };
 
-struct Bf16Line {
+// How eight elements of 16 bits become two vectors of f32, and two vectors eight elements.
+struct Bf16Format {
   using Element = bf16;
-  using Scalar = float;
-  F32x4 low[kVectors], high[kVectors];
-
   static F32x4 lowOf(U16x8 x) {
     return reinterpret_cast<F32x4>(__builtin_shufflevector(U16x8{}, x, 0, 8, 1, 9, 2, 10, 3, 11));
   }
@@ -104,39 +102,12 @@ struct Bf16Line {
     const U32x4 nearest = bits + 0x7fffu + ((bits >> 16) & 1u);
     return reinterpret_cast<U16x8>((bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : nearest);
   }
-
-  void load(const std::byte* from) {
-    for (int i = 0; i < kVectors; ++i) {
-      const auto x = loadVector<U16x8>(from + 16 * i);
-      low[i] = lowOf(x);
-      high[i] = highOf(x);
-    }
-  }
-  template <Reduction kind>
-  void add(const std::byte* from) {
-    for (int i = 0; i < kVectors; ++i) {
-      const auto x = loadVector<U16x8>(from + 16 * i);
-      low[i] = combined<kind>(low[i], lowOf(x));
-      high[i] = combined<kind>(high[i], highOf(x));
-    }
-  }
-  template <bool stream>
-  void store(std::byte* to) const {
-    for (int i = 0; i < kVectors; ++i) {
-      const U16x8 x = __builtin_shufflevector(rounded(low[i]), rounded(high[i]), 1, 3, 5, 7, 9, 11, 13, 15);
-      storeVector<stream>(to + 16 * i, x);
-    }
-  }
-  static Scalar widen(Element e) { return toFloat(e); }
-  static Element narrow(Scalar s) { return toBf16(s); }
+  static U16x8 joined(U16x8 low, U16x8 high) { return __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15); }
+  static Element narrow(float s) { return toBf16(s); }
 };
 
-// Likewise of f16.
-struct F16Line {
+struct F16Format {
   using Element = f16;
-  using Scalar = float;
-  F32x4 low[kVectors], high[kVectors];
-
   // As toFloat(), of bits in the lower halves.
   static F32x4 widened(U32x4 wide) {
     const F32x4 scaled = reinterpret_cast<F32x4>((wide & 0x7fffu) << 13) * 0x1p112f;
@@ -160,31 +131,39 @@ struct F16Line {
     result = magnitude > 0x7f800000u ? nan : result;
     return reinterpret_cast<U16x8>(result | ((bits >> 16) & 0x8000u));
   }
+  static U16x8 joined(U16x8 low, U16x8 high) { return __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14); }
+  static Element narrow(float s) { return toF16(s); }
+};
+
+template <class Format>
+struct HalfLine {
+  using Element = typename Format::Element;
+  using Scalar = float;
+  F32x4 low[kVectors], high[kVectors];
 
   void load(const std::byte* from) {
     for (int i = 0; i < kVectors; ++i) {
       const auto x = loadVector<U16x8>(from + 16 * i);
-      low[i] = lowOf(x);
-      high[i] = highOf(x);
+      low[i] = Format::lowOf(x);
+      high[i] = Format::highOf(x);
     }
   }
   template <Reduction kind>
   void add(const std::byte* from) {
     for (int i = 0; i < kVectors; ++i) {
       const auto x = loadVector<U16x8>(from + 16 * i);
-      low[i] = combined<kind>(low[i], lowOf(x));
-      high[i] = combined<kind>(high[i], highOf(x));
+      low[i] = combined<kind>(low[i], Format::lowOf(x));
+      high[i] = combined<kind>(high[i], Format::highOf(x));
     }
   }
   template <bool stream>
   void store(std::byte* to) const {
     for (int i = 0; i < kVectors; ++i) {
-      const U16x8 x = __builtin_shufflevector(rounded(low[i]), rounded(high[i]), 0, 2, 4, 6, 8, 10, 12, 14);
-      storeVector<stream>(to + 16 * i, x);
+      storeVector<stream>(to + 16 * i, Format::joined(Format::rounded(low[i]), Format::rounded(high[i])));
     }
   }
   static Scalar widen(Element e) { return toFloat(e); }
-  static Element narrow(Scalar s) { return toF16(s); }
+  static Element narrow(Scalar s) { return Format::narrow(s); }
 };
 
 // Elements of any address, one by one.
@@ -287,9 +266,9 @@ Combine combineOf(DType dtype, Reduction reduction) {
     case DType::f64:
       return combineOf<PlainLine<double, F64x2>>(reduction);
     case DType::bf16:
-      return combineOf<Bf16Line>(reduction);
+      return combineOf<HalfLine<Bf16Format>>(reduction);
     case DType::f16:
-      return combineOf<F16Line>(reduction);
+      return combineOf<HalfLine<F16Format>>(reduction);
     default:
       return combineOf<PlainLine<int32_t, I32x4>>(reduction);
   }

@@ -8,6 +8,35 @@
 
 namespace meshwork {
 
+Status Executor::runActions() {
+  for (const Action& next : run_->program->actions) {
+    if (communicator_.failed()) return Status(Code::aborted, "the run was aborted");
+    Status status = action(next);
+    if (!status.ok()) return status;
+  }
+  for (int i = 0; i < posted_; ++i) {  // the arena is used again by the next run
+    Status status = communicator_.waitReceived(device_, i, "the end of the run");
+    if (!status.ok()) return status;
+  }
+  return Status();
+}
+
+Status Executor::action(const Action& action) {
+  switch (action.kind) {
+    case ActionKind::run:
+      return segment(action);
+    case ActionKind::transfer:
+      return transfer(action);
+    case ActionKind::wait:
+      return wait(action);
+    case ActionKind::feed:
+    case ActionKind::fetch:
+      copy(action);
+      return Status();
+  }
+  return Status(Code::internal, "unknown action");
+}
+
 void Executor::start(const DeviceRun& run) {
   run_ = &run;
   posted_ = 0;

@@ -77,6 +77,13 @@ class Executor {
   const Counters& counters() const { return counters_; }  // not while a run is on
 
  protected:
+  // Goes through the run's actions, then waits until all that it sent is received.
+  Status runActions();
+  virtual Status segment(const Action& action) = 0;
+  virtual Status transfer(const Action& action) = 0;
+  virtual Status wait(const Action& action) = 0;
+  virtual void copy(const Action& action) = 0;  // feed and fetch
+
   // Sets the bases of all regions but slot and input; then those, for a `run` action.
   void start(const DeviceRun& run);
   void moveTo(const Action& action);
@@ -102,6 +109,7 @@ class Executor {
   int posted_ = 0;                 // sends of this run
 
  private:
+  Status action(const Action& action);
   size_t groupIndex(const Instruction& instruction, const Action& action) const;
 
   Counters counters_;

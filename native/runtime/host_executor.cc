@@ -1,40 +1,11 @@
-// The loop over a program's actions and instructions. Everything was checked at load; nothing is checked here.
+// Actions on the host: kernels one after the other. Everything was checked at load; nothing is checked here.
 #include "runtime/host_executor.h"
 
 namespace meshwork {
 
 Status HostExecutor::run(const DeviceRun& run) {
   start(run);
-  for (const Action& next : run.program->actions) {
-    if (communicator_.failed()) return Status(Code::aborted, "the run was aborted");
-    Status status = action(next);
-    if (!status.ok()) return status;
-  }
-  for (int i = 0; i < posted_; ++i) {  // the arena is used again by the next run
-    Status status = communicator_.waitReceived(device_, i, "the end of the run");
-    if (!status.ok()) return status;
-  }
-  return Status();
-}
-
-Status HostExecutor::action(const Action& action) {
-  switch (action.kind) {
-    case ActionKind::run:
-      return segment(action);
-    case ActionKind::transfer:
-      return transfer(action);
-    case ActionKind::wait: {
-      const double begin = now();
-      Status status = communicator_.waitReceived(device_, action.index, "wait");
-      record(0, "wait", begin);
-      return status;
-    }
-    case ActionKind::feed:
-    case ActionKind::fetch:
-      copy(action);
-      return Status();
-  }
-  return Status(Code::internal, "unknown action");
+  return runActions();
 }
 
 Status HostExecutor::segment(const Action& action) {
@@ -82,6 +53,13 @@ Status HostExecutor::transfer(const Action& action) {
   }
   record(0, "transfer", begin);
   return Status();
+}
+
+Status HostExecutor::wait(const Action& action) {
+  const double begin = now();
+  Status status = communicator_.waitReceived(device_, action.index, "wait");
+  record(0, "wait", begin);
+  return status;
 }
 
 void HostExecutor::copy(const Action& action) {

@@ -10,10 +10,10 @@ class HostExecutor final : public Executor {
   Status run(const DeviceRun& run) override;
 
  private:
-  Status action(const Action& action);
-  Status segment(const Action& action);
-  Status transfer(const Action& action);
-  void copy(const Action& action);
+  Status segment(const Action& action) override;
+  Status transfer(const Action& action) override;
+  Status wait(const Action& action) override;
+  void copy(const Action& action) override;
   double now() const;
   void record(int32_t op, const char* label, double begin);
 };

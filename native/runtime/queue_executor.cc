@@ -79,32 +79,7 @@ void QueueExecutor::prepare() {
 Status QueueExecutor::queueAll() {
   joins_.assign(run_->program->instructions.size(), nullptr);
   beginning_ = run_->profile == nullptr ? nullptr : queue_.record(Stream::compute, true);
-  for (const Action& next : run_->program->actions) {
-    if (communicator_.failed()) return aborted();
-    Status status = action(next);
-    if (!status.ok()) return status;
-  }
-  for (int i = 0; i < posted_; ++i) {  // the arena is used again by the next run
-    Status status = communicator_.waitReceived(device_, i, "the end of the run");
-    if (!status.ok()) return status;
-  }
-  return Status();
-}
-
-Status QueueExecutor::action(const Action& action) {
-  switch (action.kind) {
-    case ActionKind::run:
-      return segment(action);
-    case ActionKind::transfer:
-      return transfer(action);
-    case ActionKind::wait:
-      return wait(action);
-    case ActionKind::feed:
-    case ActionKind::fetch:
-      copy(action);
-      return Status();
-  }
-  return Status(Code::internal, "unknown action");
+  return runActions();
 }
 
 Status QueueExecutor::segment(const Action& action) {

@@ -34,14 +34,13 @@ class QueueExecutor final : public Executor {
 
   Status queueAll();
   void prepare();
-  Status action(const Action& action);
-  Status segment(const Action& action);
+  Status segment(const Action& action) override;
   Status kernels(const Action& action, Step& step);
   void runKernels(const Action& action, const Step& step);
   Status collective(const Action& action, int index);
-  Status transfer(const Action& action);
-  Status wait(const Action& action);
-  void copy(const Action& action);
+  Status transfer(const Action& action) override;
+  Status wait(const Action& action) override;
+  void copy(const Action& action) override;
 
   // Makes a stream wait for what the other holds now.
   void order(Stream first, Stream then);
