@@ -125,6 +125,22 @@ TEST(norm_of_empty_rows) {
   Instruct(Op::layer_norm_grad, {&y, &x, &w, &mean, &rstd}, {&y, &w, &w}).runAll();
 }
 
+TEST(norm_of_values_whose_squares_overflow) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    Tensor x(dtype, {2, 70}), w(DType::f32, {70}), y(dtype, {2, 70}), mean(DType::f32, {2}), rstd(DType::f32, {2});
+    x.fill([](int64_t i) { return i % 2 == 0 ? 0x1p100 : 0x1p102; });
+    w.fill([](int64_t) { return 1; });
+    if (dtype == DType::bf16) {
+      Instruct(Op::rms_norm, {&x, &w}, {&y, &rstd}, {0}, {1e-5}).runAll();
+      CHECK_NEAR(y.get(0), 1 / std::sqrt(8.5), 4e-3);
+    } else {
+      Instruct(Op::layer_norm, {&x, &w, &w}, {&y, &mean, &rstd}, {0}, {1e-5}).runAll();
+      CHECK_NEAR(y.get(0), 0, 1e-6);
+      CHECK_NEAR(y.get(1), 2, 1e-6);
+    }
+  }
+}
+
 TEST(softmax_and_grad) {
   for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
     for (const int64_t width : {1, 7, 16, 100, 5000}) {

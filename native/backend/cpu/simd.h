@@ -46,8 +46,10 @@ using I32 = Vec<int32_t>;
 using U32 = Vec<uint32_t>;
 using I64 = Vec<int64_t>;
 using U64 = Vec<uint64_t>;
-using F32Half = VectorOf<float, kVectorBytes / 2>::type;     // as many lanes as F64
-using U16Half = VectorOf<uint16_t, kVectorBytes / 2>::type;  // as many lanes as F32
+using F32Half = VectorOf<float, kVectorBytes / 2>::type;  // as many lanes as F64
+using U32Half = VectorOf<uint32_t, kVectorBytes / 2>::type;
+using U16Half = VectorOf<uint16_t, kVectorBytes / 2>::type;     // as many lanes as F32
+using U16Quarter = VectorOf<uint16_t, kVectorBytes / 4>::type;  // as many lanes as F64
 
 // The type a storage type is computed in.
 template <class T>
@@ -87,9 +89,10 @@ MESHWORK_INLINE Vec<T> splat(T value) {
 }
 
 // 0, 1, 2, ...
-MESHWORK_INLINE I32 laneIndex() {
-  I32 result;
-  for (int i = 0; i < kLanes<int32_t>; ++i) result[i] = i;
+template <class T = int32_t>
+MESHWORK_INLINE Vec<T> laneIndex() {
+  Vec<T> result;
+  for (int i = 0; i < kLanes<T>; ++i) result[i] = static_cast<T>(i);
   return result;
 }
 
@@ -133,10 +136,9 @@ MESHWORK_INLINE F32 widenBf16(U16Half bits) { return bitCast<F32>(__builtin_conv
 // To nearest, ties to even; a NaN stays a quiet NaN.
 MESHWORK_INLINE U16Half narrowBf16(F32 value) {
   const U32 bits = bitCast<U32>(value);
-  const U32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const U32 nan = (bits >> 16) | 0x40u;
+  const U32 rounded = bits + 0x7fffu + ((bits >> 16) & 1u), nan = bits | 0x400000u;
   const I32 isNan = value != value;
-  return __builtin_convertvector(isNan ? nan : rounded, U16Half);
+  return __builtin_convertvector((isNan ? nan : rounded) >> 16, U16Half);
 }
 
 // float16 storage (IEEE binary16), to and from f32; to nearest, ties to even.
@@ -176,44 +178,81 @@ MESHWORK_INLINE U16Half narrowF16(F32 value) {
 #endif
 }
 
-MESHWORK_INLINE F32 load(const bf16* from) {
+template <class T>
+MESHWORK_INLINE F32 widen(U16Half bits) {
+  if constexpr (__is_same(T, bf16)) {
+    return widenBf16(bits);
+  } else {
+    return widenF16(bits);
+  }
+}
+template <class T>
+MESHWORK_INLINE U16Half narrow(F32 value) {
+  if constexpr (__is_same(T, bf16)) {
+    return narrowBf16(value);
+  } else {
+    return narrowF16(value);
+  }
+}
+
+template <class T>
+  requires kIsShort<T>
+MESHWORK_INLINE F32 load(const T* from) {
   U16Half bits;
   std::memcpy(&bits, from, sizeof bits);
-  return widenBf16(bits);
+  return widen<T>(bits);
 }
-MESHWORK_INLINE F32 loadPartial(const bf16* from, int n) {
+template <class T>
+  requires kIsShort<T>
+MESHWORK_INLINE F32 loadPartial(const T* from, int n) {
+#if MESHWORK_ISA_LEVEL == 2
+  return widen<T>(bitCast<U16Half>(_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1u), from)));
+#else
   U16Half bits{};
-  std::memcpy(&bits, from, static_cast<size_t>(n) * sizeof(bf16));
-  return widenBf16(bits);
+  std::memcpy(&bits, from, static_cast<size_t>(n) * sizeof(T));
+  return widen<T>(bits);
+#endif
 }
-MESHWORK_INLINE void store(bf16* to, F32 value) {
-  const U16Half bits = narrowBf16(value);
+template <class T>
+  requires kIsShort<T>
+MESHWORK_INLINE void store(T* to, F32 value) {
+  const U16Half bits = narrow<T>(value);
   std::memcpy(to, &bits, sizeof bits);
 }
-MESHWORK_INLINE void storePartial(bf16* to, F32 value, int n) {
-  const U16Half bits = narrowBf16(value);
-  std::memcpy(to, &bits, static_cast<size_t>(n) * sizeof(bf16));
-}
-MESHWORK_INLINE F32 load(const f16* from) {
-  U16Half bits;
-  std::memcpy(&bits, from, sizeof bits);
-  return widenF16(bits);
-}
-MESHWORK_INLINE F32 loadPartial(const f16* from, int n) {
-  U16Half bits{};
-  std::memcpy(&bits, from, static_cast<size_t>(n) * sizeof(f16));
-  return widenF16(bits);
-}
-MESHWORK_INLINE void store(f16* to, F32 value) {
-  const U16Half bits = narrowF16(value);
-  std::memcpy(to, &bits, sizeof bits);
-}
-MESHWORK_INLINE void storePartial(f16* to, F32 value, int n) {
-  const U16Half bits = narrowF16(value);
-  std::memcpy(to, &bits, static_cast<size_t>(n) * sizeof(f16));
+template <class T>
+  requires kIsShort<T>
+MESHWORK_INLINE void storePartial(T* to, F32 value, int n) {
+  const U16Half bits = narrow<T>(value);
+#if MESHWORK_ISA_LEVEL == 2
+  _mm256_mask_storeu_epi16(to, (__mmask16)((1u << n) - 1u), bitCast<__m256i>(bits));
+#else
+  std::memcpy(to, &bits, static_cast<size_t>(n) * sizeof(T));
+#endif
 }
 
 // ---- other types than the one computed in ----
+
+// kLanes<double> elements of x.
+template <class T>
+  requires kIsShort<T>
+MESHWORK_INLINE F32Half loadHalf(const T* x) {
+  U16Quarter bits;
+  std::memcpy(&bits, x, sizeof bits);
+  if constexpr (__is_same(T, bf16)) {
+    return bitCast<F32Half>(__builtin_convertvector(bits, U32Half) << 16);
+  } else {
+#if MESHWORK_ISA_LEVEL == 2
+    return bitCast<F32Half>(_mm256_cvtph_ps(bitCast<__m128i>(bits)));
+#else
+    U16Half whole{};
+    std::memcpy(&whole, &bits, sizeof bits);
+    const F32 wide = widenF16(whole);
+    F32Half half;
+    std::memcpy(&half, &wide, sizeof half);
+    return half;
+#endif
+  }
+}
 
 // kLanes<A> elements of x, as A: float64 of float32 or a 16-bit float, float32 of a 16-bit float, or what they are.
 template <class A, class T>
@@ -226,17 +265,7 @@ MESHWORK_INLINE Vec<A> loadAs(const T* x) {
     return __builtin_convertvector(half, F64);
   } else {
     static_assert(__is_same(A, double) && kIsShort<T>);
-    U16Half bits{};
-    std::memcpy(&bits, x, sizeof bits / 2);
-    F32 wide;
-    if constexpr (__is_same(T, bf16)) {
-      wide = widenBf16(bits);
-    } else {
-      wide = widenF16(bits);
-    }
-    F32Half half;
-    std::memcpy(&half, &wide, sizeof half);
-    return __builtin_convertvector(half, F64);
+    return __builtin_convertvector(loadHalf(x), F64);
   }
 }
 
@@ -246,14 +275,15 @@ MESHWORK_INLINE Vec<A> loadPartialAs(const T* x, int n) {
   if constexpr (__is_same(A, T) || (__is_same(A, float) && kIsShort<T>)) {
     return loadPartial(x, n);
   } else {
-    static_assert(__is_same(A, double) && __is_same(T, float));
+    static_assert(__is_same(A, double));
 #if MESHWORK_ISA_LEVEL == 2
-    return __builtin_convertvector(bitCast<F32Half>(_mm256_maskz_loadu_epi32((__mmask8)((1u << n) - 1u), x)), F64);
-#else
-    F32Half half{};
-    std::memcpy(&half, x, static_cast<size_t>(n) * sizeof(float));
-    return __builtin_convertvector(half, F64);
+    if constexpr (__is_same(T, float)) {
+      return __builtin_convertvector(bitCast<F32Half>(_mm256_maskz_loadu_epi32((__mmask8)((1u << n) - 1u), x)), F64);
+    }
 #endif
+    T few[kLanes<double>] = {};
+    std::memcpy(few, x, static_cast<size_t>(n) * sizeof(T));
+    return loadAs<double>(few);
   }
 }
 
@@ -311,6 +341,12 @@ template <class V>
 MESHWORK_INLINE V min(V a, V b) {
   return a < b ? a : b;
 }
+#if MESHWORK_ISA_LEVEL == 2  // the compiler makes two instructions of each
+MESHWORK_INLINE F32 max(F32 a, F32 b) { return (F32)_mm512_max_ps((__m512)a, (__m512)b); }
+MESHWORK_INLINE F64 max(F64 a, F64 b) { return (F64)_mm512_max_pd((__m512d)a, (__m512d)b); }
+MESHWORK_INLINE F32 min(F32 a, F32 b) { return (F32)_mm512_min_ps((__m512)a, (__m512)b); }
+MESHWORK_INLINE F64 min(F64 a, F64 b) { return (F64)_mm512_min_pd((__m512d)a, (__m512d)b); }
+#endif
 // A NaN on either side gives NaN.
 template <class V>
 MESHWORK_INLINE V maxNan(V a, V b) {

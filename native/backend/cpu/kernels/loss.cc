@@ -20,7 +20,7 @@ void crossEntropy(const Call& call) {
   const Operand &logits = call.in[0], &targets = call.in[1], &nll = call.out[0], &lse = call.out[1];
   const int64_t width = logits.dim(1);
   const int32_t ignore = call.attrs[attr::cross_entropy::ignore];
-  forEachRow(call, [&](int64_t row) {
+  forEachRow(call, [&](int64_t row, int) {
     const T* x = rowOf<T>(logits, row);
     const A shift = shiftOf(rowMax(x, width));
     const double total = static_cast<double>(shift) + __builtin_log(sumExp(x, width, shift));
@@ -38,7 +38,7 @@ void crossEntropyPartial(const Call& call) {
   const Operand &sums = call.out[0], &chosen = call.out[1];
   const int64_t width = logits.dim(1), start = call.tableAttr(attr::cross_entropy_partial::start);
   const int32_t ignore = call.attrs[attr::cross_entropy_partial::ignore];
-  forEachRow(call, [&](int64_t row) {
+  forEachRow(call, [&](int64_t row, int) {
     const T* x = rowOf<T>(logits, row);
     const int32_t target = at<int32_t>(targets, row);
     const int64_t column = static_cast<int64_t>(target) - start;
@@ -54,7 +54,7 @@ void crossEntropyGrad(const Call& call) {
   const Operand &logits = call.in[0], &targets = call.in[1], &lse = call.in[2], &dnll = call.in[3], &out = call.out[0];
   const int64_t width = logits.dim(1), start = call.tableAttr(attr::cross_entropy_grad::start);
   const int32_t ignore = call.attrs[attr::cross_entropy_grad::ignore];
-  forEachRow(call, [&](int64_t row) {
+  forEachRow(call, [&](int64_t row, int) {
     const T* x = rowOf<T>(logits, row);
     T* y = rowOf<T>(out, row);
     const int32_t target = at<int32_t>(targets, row);
@@ -66,7 +66,7 @@ void crossEntropyGrad(const Call& call) {
     const bool here = column >= 0 && column < width;
     const A shift = at<A>(lse, row), scale = at<A>(dnll, row);
     const A hit = here ? (expOne(static_cast<A>(widenOne(x[column])) - shift) - 1) * scale : A(0);
-    mapRow(y, x, width, [&](Vec<A> v) { return exp(v - shift) * scale; });
+    forVectors<A>(width, [&](int64_t i, int n) { storeSome(y + i, expRow(loadSome(x + i, n) - shift) * scale, n); });
     if (here) y[column] = narrowOne<T>(hit);
   });
 }

@@ -1,23 +1,17 @@
-// Layer norm and RMS norm of rows, and their gradients. Statistics are summed in float64; so are the gradients of the
-// weights, in a number of row parts that depends on the dims only.
+// Layer norm and RMS norm of rows, and their gradients. Statistics are summed in float64 (see RowSum); so are the
+// gradients of the weights, in a number of row parts that depends on the dims only.
 #include "backend/checks/norm.h"
 
 #include <algorithm>
 
 #include "backend/cpu/kernels/lanes.h"
-#include "runtime/pool.h"
+#include "backend/cpu/kernels/row_tasks.h"
 
 namespace meshwork::MESHWORK_ISA {
 namespace {
 
-constexpr int64_t kTask = 16384;   // elements
 constexpr int64_t kMaxParts = 32;  // of the rows, in a gradient
 constexpr int64_t kRowsPerPart = 8;
-
-template <class T>
-MESHWORK_INLINE T* rowOf(const Operand& operand, int64_t row) {
-  return operand.as<T>() + row * operand.stride(0);
-}
 
 // The names of the operands, with (layer norm) and without (RMS norm) a mean.
 template <bool kCentred>
@@ -43,21 +37,22 @@ void normRow(const Call& call, int64_t row) {
   const double size = static_cast<double>(std::max<int64_t>(width, 1));
   const T* x = rowOf<T>(call.in[0], row);
   const W* w = call.in[1].as<W>();
-  double mean = 0;
+  S centre = 0;
   if constexpr (kCentred) {
-    Accumulator<double, SumOf> sum(0);
-    sum.addRow(x, width);
-    mean = sum.total() / size;
+    const auto load = [x](auto zero, int64_t i, int n) { return loadSomeAs<decltype(zero)>(x + i, n); };
+    centre = static_cast<S>(sumRow<S>(width, load) / size);
+    *rowOf<S>(call.out[At::yMean], row) = centre;
   }
-  Accumulator<double, SumOf> squares(0);
-  squares.addRow(x, width, mean, [mean](F64 v) { return (v - mean) * (v - mean); });
-  const S rstd = static_cast<S>(1 / __builtin_sqrt(squares.total() / size + call.floatAttr(At::eps)));
+  const double squares = sumRow<S>(width, [=](auto zero, int64_t i, int n) {
+    using A = decltype(zero);
+    const Vec<A> v = loadSomeAs<A>(x + i, n) - static_cast<A>(centre);
+    return v * v;
+  });
+  const S rstd = static_cast<S>(1 / __builtin_sqrt(squares / size + call.floatAttr(At::eps)));
   *rowOf<S>(call.out[At::yRstd], row) = rstd;
   T* y = rowOf<T>(call.out[0], row);
   if constexpr (kCentred) {
-    const S centre = static_cast<S>(mean);
     const W* b = call.in[2].as<W>();
-    *rowOf<S>(call.out[At::yMean], row) = centre;
     forVectors<S>(width, [&](int64_t i, int n) {
       storeSome(y + i, (loadSome(x + i, n) - centre) * rstd * loadSome(w + i, n) + loadSome(b + i, n), n);
     });
@@ -69,12 +64,7 @@ void normRow(const Call& call, int64_t row) {
 
 template <class T, class W, bool kCentred>
 void norm(const Call& call) {
-  const int64_t rows = call.in[0].dim(0), width = std::max<int64_t>(1, call.in[0].dim(1));
-  const int64_t perTask = std::max<int64_t>(1, kTask / width);
-  call.pool->run((rows + perTask - 1) / perTask, [&](int64_t task, int) {
-    const int64_t end = std::min(rows, (task + 1) * perTask);
-    for (int64_t row = task * perTask; row < end; ++row) normRow<T, W, kCentred>(call, row);
-  });
+  forEachRow(call, [&](int64_t row, int) { normRow<T, W, kCentred>(call, row); });
 }
 
 // ---- backward ----

@@ -77,13 +77,18 @@ void runSgd(const Call& call) {
 // Cut into at most kMaxParts equal parts, whose sums (in float64) are added in order.
 template <class T>
 double squareSum(const T* x, int64_t count, Pool& pool) {
+  using A = std::conditional_t<kIsShort<T>, float, double>;  // float32's squares need float64
   constexpr int64_t kMaxParts = 1024;
   const int64_t part = std::max(kTask, ((count + kMaxParts - 1) / kMaxParts + kWide - 1) / kWide * kWide);
   const int64_t parts = (count + part - 1) / part;
   double partial[kMaxParts];
   pool.run(parts, [&](int64_t task, int) {
-    Accumulator<double, SumOf> sum(0);
-    sum.addRow(x + task * part, std::min(part, count - task * part), 0, [](F64 v) { return v * v; });
+    RowSum<A> sum;
+    const T* from = x + task * part;
+    sum.addVectors(std::min(part, count - task * part), [from](int64_t i, int n) {
+      const Vec<A> v = loadSomeAs<A>(from + i, n);
+      return v * v;
+    });
     partial[task] = sum.total();
   });
   double total = 0;

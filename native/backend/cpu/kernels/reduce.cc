@@ -1,5 +1,6 @@
-// Sums, maxima and minima over any dims of any layout. float32 and bfloat16 are summed in float64. The order of the sum
-// depends on dims and strides only: reduced dims in the order they lie in memory, sixteen lanes along rows.
+// Sums, maxima and minima over any dims of any layout. Sums are in float64; of 16-bit floats four neighbours are added
+// in float32 first. The order of the sum depends on dims and strides only: reduced dims in the order they lie in
+// memory, sixteen lanes along rows.
 #include "backend/checks/reduce.h"
 
 #include <algorithm>
@@ -66,6 +67,13 @@ class Reducer {
   }
 
  private:
+  // What elements are combined in before they are combined as A.
+  using C = std::conditional_t<kIsShort<T>, float, A>;
+  struct Whole : Accumulator<A, Op> {
+    Whole() : Accumulator<A, Op>(Op::identity) {}
+  };
+  using Running = std::conditional_t<std::is_same_v<A, C>, Whole, RowSum<float>>;
+
   static void write(Out* y, A value) { *y = narrowOne<Out>(static_cast<Compute<Out>>(value)); }
 
   // ---- one output at a time: x is read along the innermost reduced loop ----
@@ -75,15 +83,15 @@ class Reducer {
     const Nest<1>& reduced = shape_.reduced;
     const int outer = std::max(reduced.rank - 1, 0);
     const int64_t stride = reduced.rank ? reduced.strides[0][outer] : 1;
-    Accumulator<A, Op> sum(Op::identity);
+    Running sum;
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t row = unit / pieces, at = (unit % pieces) * kUnit;
       const T* from = x + reduced.offset(0, row, outer) + at * stride;
       const int64_t n = pieces == 1 ? length : std::min(kUnit, length - at);
       if (stride == 1) {
-        sum.addRow(from, n);
+        sum.addVectors(n, [from](int64_t i, int m) { return loadSomeAs<C>(from + i, m); });
       } else {
-        sum.addStrided(from, stride, n);
+        sum.addVectors(n, [=](int64_t i, int m) { return loadStrided<C>(from + i * stride, stride, m); });
       }
     }
     return sum.total();
@@ -148,22 +156,20 @@ class Reducer {
 
   template <int kRows>
   static void addRows(A* sums, const T* x, int64_t stride, int64_t width) {
-    constexpr int lanes = kLanes<A>;
-    int64_t j = 0;
-    for (; j + lanes <= width; j += lanes) {
-      Vec<A> value = loadAs<A>(x + j);
-      if constexpr (kRows == 4) {
-        value = Op()(Op()(value, loadAs<A>(x + stride + j)),
-                     Op()(loadAs<A>(x + 2 * stride + j), loadAs<A>(x + 3 * stride + j)));
+    forVectors<C>(width, [&](int64_t j, int n) {
+      const auto row = [&](int r) { return loadSomeAs<C>(x + r * stride + j, n); };
+      Vec<C> value = row(0);
+      if constexpr (kRows == 4) value = Op()(Op()(value, row(1)), Op()(row(2), row(3)));
+      if constexpr (std::is_same_v<A, C>) {
+        storeSome(sums + j, Op()(loadSome(sums + j, n), value), n);
+      } else {
+        C few[kLanes<C>];
+        store(few, value);
+        forVectors<A>(n, [&](int64_t i, int m) {
+          storeSome(sums + j + i, Op()(loadSome(sums + j + i, m), loadSomeAs<A>(few + i, m)), m);
+        });
       }
-      store(sums + j, Op()(load(sums + j), value));
-    }
-    for (; j < width; ++j) {
-      auto at = [&](int64_t r) { return static_cast<A>(widenOne(x[r * stride + j])); };
-      A value = at(0);
-      if constexpr (kRows == 4) value = Op()(Op()(value, at(1)), Op()(at(2), at(3)));
-      sums[j] = Op()(sums[j], value);
-    }
+    });
   }
 
   void reduceColumns() {

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "backend/cpu/simd.h"
+#include "backend/cpu/kernels/rows.h"
 #include "runtime/pool.h"
 
 namespace meshwork::MESHWORK_ISA {
@@ -40,14 +40,12 @@ void fillRotation(const Operand& frequencies, int64_t first, int64_t n, int32_t 
 
 template <class T, class S>
 void rotate(const T* x, T* y, int64_t half, int64_t n, const Rotation<S>& by) {
-  constexpr int lanes = kLanes<S>;
-  for (int64_t i = 0; i < n; i += lanes) {
-    const int count = static_cast<int>(std::min<int64_t>(lanes, n - i));
+  forVectors<S>(n, [&](int64_t i, int m) {
     const Vec<S> c = load(by.cos + i), s = load(by.sin + i);
-    const Vec<S> a = loadPartial(x + i, count), b = loadPartial(x + half + i, count);
-    storePartial(y + i, a * c - b * s, count);
-    storePartial(y + half + i, b * c + a * s, count);
-  }
+    const Vec<S> a = loadSome(x + i, m), b = loadSome(x + half + i, m);
+    storeSome(y + i, a * c - b * s, m);
+    storeSome(y + half + i, b * c + a * s, m);
+  });
 }
 
 template <class T>
