@@ -5,6 +5,7 @@ import { align, planMemory } from "../passes/memory.ts";
 import { deviceRates } from "../passes/cost.ts";
 import { prove } from "../passes/prove.ts";
 import { simulate } from "../passes/simulate.ts";
+import { proveMemory } from "../passes/prove-memory.ts";
 import { type CollectiveCall, proveCollectives } from "../passes/prove-collectives.ts";
 import { boundaryOf } from "./boundary.ts";
 import { RoleCalls } from "./calls.ts";
@@ -12,7 +13,7 @@ import { deviceActions, OutputStaging } from "./device-actions.ts";
 import { deviceTable } from "./device-table.ts";
 import { expertReserve } from "./expert-plan.ts";
 import { refuseIdleDevices } from "./idle.ts";
-import { timed } from "./passes.ts";
+import { timed, verifyByDefault } from "./passes.ts";
 import { Role, type RoleInput, signature } from "./role.ts";
 import { runsOf } from "./runs.ts";
 import { stagingLayout } from "./staging.ts";
@@ -53,7 +54,10 @@ export function assemblePrograms(input: RoleInput): CompiledStep {
     let known = roles.get(key);
     if (!known) {
       const role = timed(passes, "lower", () => new Role(input, column, rank));
-      const plan = timed(passes, "memory", () => planMemory(role.program, planned.slots));
+      // All results, also those that another device will fetch: the plan is that of all devices of the role.
+      const all = deviceActions(input, role, rank, planned.devices[column]!, staging.entries, new OutputStaging());
+      const plan = timed(passes, "memory", () => planMemory(role.program, all, planned.slots));
+      if (passes.verify ?? verifyByDefault) timed(passes, "prove", () => proveMemory(role.program, all, plan));
       known = {
         role,
         code: timed(passes, "encode", () => encodeSegments(role.program, plan, role.boundBytes)),
@@ -111,10 +115,9 @@ function rolePlan(role: Role, plan: ReturnType<typeof planMemory>): RolePlan {
   return {
     stages: role.stages,
     arenaBytes: plan.arenaBytes,
-    stepBytes: plan.stepBytes,
-    slotBytes: plan.slotBytes,
+    aliveBytes: plan.aliveBytes,
+    activationBytes: plan.activationBytes,
     pools: plan.pools,
-    scratchBytes: plan.scratchBytes,
     boundBytes: role.boundBytes.reduce((sum, bytes) => sum + align(bytes), 0),
     cellBytes: role.cellBytes,
     experts: expertReserve(role.program),

@@ -2,7 +2,8 @@
 import { ProgramError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { Attribute, TableEntry } from "../ir/lowering.ts";
-import type { Action, DeviceTable } from "../passes/encode.ts";
+import type { Action } from "../passes/device-action.ts";
+import type { DeviceTable } from "../passes/encode.ts";
 import type { Instruction, ProgramBuilder } from "../passes/lower.ts";
 import type { CollectiveCall } from "../passes/prove-collectives.ts";
 

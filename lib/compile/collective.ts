@@ -4,6 +4,7 @@ import type { Attribute, TableEntry } from "../ir/lowering.ts";
 import type { MeshLayout } from "../ir/mesh.ts";
 import type { ReduceKind } from "../ir/spec.ts";
 import { reduceKinds } from "../ops/reduction.ts";
+import { runOf } from "../passes/device-action.ts";
 import { type DeviceTable, encodeProgram, encodeSegments } from "../passes/encode.ts";
 import { ProgramBuilder } from "../passes/lower.ts";
 import { planMemory } from "../passes/memory.ts";
@@ -80,13 +81,9 @@ function programOf(layout: MeshLayout, request: CollectiveRequest, rank: number)
     });
   }
   const bytes = [part.input, part.output].map((n) => n * dtypeSize(request.dtype));
-  const code = encodeSegments(program, planMemory(program, []), bytes);
-  return encodeProgram(
-    code,
-    [{ kind: "run", segment, stage: 0, slots: {}, microbatch: 0 }],
-    tableOf(layout, rank, part),
-    1,
-  );
+  const actions = [runOf(segment)];
+  const code = encodeSegments(program, planMemory(program, actions), bytes);
+  return encodeProgram(code, actions, tableOf(layout, rank, part), 1);
 }
 
 /** The buffers of one device, by the engine's numbers. */

@@ -5,7 +5,7 @@ import type { View } from "../ir/lowering.ts";
 import { batchAxes, type MeshLayout } from "../ir/mesh.ts";
 import { shardInterval } from "../ir/spec.ts";
 import type { StageAction, StageTransfer } from "../passes/actions.ts";
-import type { Action, InSlots, TransferItem } from "../passes/encode.ts";
+import type { Action, InSlots, TransferItem } from "../passes/device-action.ts";
 import type { Role, RoleInput } from "./role.ts";
 import { rankPart, sequenceAxis } from "./sequence.ts";
 import type { StagingEntry } from "./step.ts";

@@ -1,6 +1,7 @@
 // A program of one instruction on bound buffers of one device; the other devices of the mesh have nothing to do.
 import type { DType } from "../core/dtype.ts";
 import type { Attribute, View } from "../ir/lowering.ts";
+import { runOf } from "../passes/device-action.ts";
 import { type DeviceTable, encodeProgram, encodeSegments } from "../passes/encode.ts";
 import { ProgramBuilder } from "../passes/lower.ts";
 import { planMemory } from "../passes/memory.ts";
@@ -31,8 +32,9 @@ const noTable: DeviceTable = {
 };
 
 function encoded(program: ProgramBuilder, segment: number, boundBytes: readonly number[]): Int32Array {
-  const code = encodeSegments(program, planMemory(program, []), boundBytes);
-  return encodeProgram(code, [{ kind: "run", segment, stage: 0, slots: {}, microbatch: 0 }], noTable, 1);
+  const actions = [runOf(segment)];
+  const code = encodeSegments(program, planMemory(program, actions), boundBytes);
+  return encodeProgram(code, actions, noTable, 1);
 }
 
 /** An instruction loaded on one device. */

@@ -1,6 +1,6 @@
 // Which runs of segments a device's actions are, so that profiles of instructions can be read as timelines.
 import type { Segment } from "../ir/graph.ts";
-import type { Action } from "../passes/encode.ts";
+import type { Action } from "../passes/device-action.ts";
 import type { ProgramBuilder } from "../passes/lower.ts";
 
 /** A run of instructions in a row. */

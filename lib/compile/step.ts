@@ -143,15 +143,17 @@ export interface DevicePlan {
   readonly rank: number;
   /** Its pipeline stages, ascending. */
   readonly stages: readonly number[];
+  /** What a step computes in: gradients, activations, scratch, in the same memory where they are not alive together. */
   readonly arenaBytes: number;
-  /** The arena's parts: what lasts for the step, the slots of all stages and pools, scratch of the largest segment. */
-  readonly stepBytes: number;
-  readonly slotBytes: number;
+  /** The most of it that is alive at one moment: what no plan could be below. */
+  readonly aliveBytes: number;
+  /** Bytes of what microbatches keep from their forward to their backward, for all that are kept at once. */
+  readonly activationBytes: number;
+  /** The slots that keep it where there are several microbatches. */
   readonly pools: readonly PoolPlan[];
-  readonly scratchBytes: number;
   /** Bytes of the parameters and optimizer state that the program binds. */
   readonly boundBytes: number;
-  /** Bytes of the cells that keep the microbatches' results, gradients most of all; part of stepBytes. */
+  /** Bytes of the cells that keep the microbatches' results, gradients most of all. */
   readonly cellBytes: number;
   /** What is reserved for rows that other ranks may send to this device's experts. */
   readonly experts?: ExpertReserve | undefined;

@@ -21,8 +21,6 @@ export type BucketParams = {
   readonly once?: true;
   /** Of each tensor the dim that is joined or scattered; empty for all_reduce. */
   readonly dims: readonly number[];
-  /** Numbers of the tensors whose result takes the operand's memory (all_reduce). */
-  readonly inPlace: readonly number[];
 };
 
 /** Operands of one dtype -> each reduced, joined or scattered, as the collective alone would do it. */
@@ -42,14 +40,14 @@ const bucket: OpRecord<BucketParams> = {
   gradient: { none: "it is inserted after differentiation" },
   cost: perElement(1),
   lower(ctx) {
-    const { op, axes, stages, kind, dims, inPlace } = ctx.params;
+    const { op, axes, stages, kind, dims } = ctx.params;
     const words: Attribute[] = kind === undefined ? [] : [reduceKinds.indexOf(kind)];
     const specs = op === "all_gather" ? ctx.inputSpecs : ctx.outputSpecs;
     for (const [i, dim] of dims.entries()) {
       words.push(dim, counts(ctx.globalOutputs[i]!, specs[i]!, dim, axes, op));
     }
     const inputs = ctx.inputs.map(ctx.contiguous);
-    const outputs = inputs.map((_, i) => (inPlace.includes(i) ? ctx.inPlace(i, i) : ctx.output(i)));
+    const outputs = inputs.map((_, i) => ctx.output(i));
     ctx.emit(op, inputs, outputs, [group(axes, stages), ...words]);
   },
 };

@@ -104,9 +104,9 @@ function dtypeOf(graph: Graph, node: Node): string {
 }
 
 /** What members of a bucket have in common: all params but the dim. */
-function common({ params }: Node): Omit<BucketParams, "op" | "dims" | "inPlace"> {
+function common({ params }: Node): Omit<BucketParams, "op" | "dims"> {
   const { dim, ...rest } = params;
-  return rest as Omit<BucketParams, "op" | "dims" | "inPlace">;
+  return rest as Omit<BucketParams, "op" | "dims">;
 }
 
 /** Bytes of the whole side as a rank holds it: what a gather gives, what a reduction takes. */
@@ -126,15 +126,11 @@ class Emitter {
   readonly #after = new Map<number, Bucket[]>();
   readonly #bucketOf: ReadonlyMap<number, Bucket>;
   readonly #done = new Set<Bucket>();
-  readonly #readers: readonly number[];
 
   constructor(graph: Graph, buckets: readonly Bucket[], prefetch: number) {
     this.#graph = graph;
     this.#map = new Array<number>(graph.values.length);
     this.#bucketOf = new Map(buckets.flatMap((b) => b.members.map((n): [number, Bucket] => [n, b])));
-    const readers = graph.values.map(() => 0);
-    for (const v of [...graph.nodes.flatMap((n) => n.inputs), ...graph.outputs.map((o) => o.value)]) readers[v]!++;
-    this.#readers = readers;
     const place = (list: Map<number, Bucket[]>, at: number, bucket: Bucket): void => {
       list.set(at, [...(list.get(at) ?? []), bucket]);
     };
@@ -215,9 +211,8 @@ class Emitter {
       makers,
     );
     for (const n of makers) this.#node(n);
-    const inPlace = nodes.flatMap((node, i) => (this.#takesPlace(node) ? [i] : []));
     const first = nodes[0]!;
-    if (members.length === 1 && inPlace.length === 0) {
+    if (members.length === 1) {
       this.#append(members[0]!, first);
       return;
     }
@@ -225,17 +220,9 @@ class Emitter {
       ...common(first),
       op: first.op as BucketParams["op"],
       dims: first.op === "all_reduce" ? [] : nodes.map((node) => node.params.dim as number),
-      inPlace,
     };
     const outputs = nodes.flatMap((node) => node.outputs);
     this.#append(members[0]!, { op: "bucket", params, inputs }, outputs);
-  }
-
-  /** True for the sum of a cell that nothing else reads: it may overwrite it, the step being over for it. */
-  #takesPlace({ op, phase, inputs }: Node): boolean {
-    const operand = inputs[0]!;
-    const maker = this.#graph.nodes[this.#graph.values[operand]!.node]!;
-    return op === "all_reduce" && phase === "update" && maker.op === "input" && this.#readers[operand] === 1;
   }
 }
 

@@ -5,44 +5,10 @@ import type { Attribute, TableEntry, View } from "../ir/lowering.ts";
 import { axisName } from "../ir/spec.ts";
 import { opTableHash } from "../ops/hash.ts";
 import { kernels } from "../ops/kernels.ts";
+import type { Action, InSlots } from "./device-action.ts";
 import type { Instruction, ProgramBuilder } from "./lower.ts";
 import { type MemoryPlan, alignment, poolOf } from "./memory.ts";
-import { type Pool, type Slots, pools } from "./slots.ts";
-
-/** What a program does, step by step, once its segments exist. Views are of virtual buffers. */
-export type Action =
-  | ({ readonly kind: "run"; readonly segment: number; readonly microbatch: number } & InSlots)
-  | {
-      /** Copies a value from a microbatch's slots on one stage to those on another. */
-      readonly kind: "handover";
-      readonly from: InSlots & { readonly view: View };
-      readonly to: InSlots & { readonly view: View };
-      readonly segment: number;
-      readonly microbatch: number;
-    }
-  | { readonly kind: "transfer"; readonly items: readonly TransferItem[] }
-  | { readonly kind: "wait"; readonly send: number }
-  | ({
-      readonly kind: "feed";
-      readonly stagingOffset: number;
-      readonly view: View;
-      readonly bytes: number;
-    } & InSlots)
-  | { readonly kind: "fetch"; readonly stagingOffset: number; readonly view: View; readonly bytes: number };
-
-/** The slots of a microbatch on a stage. */
-export interface InSlots {
-  readonly stage: number;
-  readonly slots: Slots;
-}
-
-/** One side of a transfer. */
-export interface TransferItem extends InSlots {
-  readonly direction: "send" | "receive";
-  readonly peer: number;
-  readonly tag: number;
-  readonly view: View;
-}
+import { type Pool, pools } from "./slots.ts";
 
 /** What differs between the devices that run the same segments. */
 export interface DeviceTable {

@@ -1,7 +1,11 @@
 // Memory planning: gives every virtual buffer of a program its place, so that the plan's bytes are the real bytes.
 import { PlanError } from "../core/errors.ts";
 import type { Segment } from "../ir/graph.ts";
+import type { Action } from "./device-action.ts";
+import { takeovers } from "./in-place.ts";
+import { Lifetimes, type Interval } from "./lifetimes.ts";
 import type { ProgramBuilder, VirtualBuffer } from "./lower.ts";
+import { type Lifetime, mostAlive, packLifetimes } from "./pack.ts";
 import { type Pool, type SlotCounts, poolFor, pools } from "./slots.ts";
 
 /** Offsets are multiples of this, in bytes: cache lines, and the widest vector. */
@@ -29,10 +33,11 @@ export interface PoolPlan {
 export interface MemoryPlan {
   readonly locations: readonly Location[];
   readonly arenaBytes: number;
-  /** The arena's parts: what lasts for the step, all slots, scratch of the largest segment. */
-  readonly stepBytes: number;
-  readonly slotBytes: number;
-  readonly scratchBytes: number;
+  /** The most that is alive at one moment: what no plan could be below. */
+  readonly aliveBytes: number;
+  /** What microbatches keep from one of their segments to another, for all that are kept at once; part of the arena. */
+  readonly activationBytes: number;
+  /** Where several microbatches run; without, everything has a place of its own by its lifetime. */
   readonly pools: readonly PoolPlan[];
   /** Byte offset of a slot in the arena; 0 for a pool that holds nothing. */
   slotOffset(stage: number, pool: Pool, slot: number): number;
@@ -51,55 +56,128 @@ export function align(bytes: number): number {
   return Math.ceil(bytes / alignment) * alignment;
 }
 
-/** Plans a program whose stages keep so many microbatches at once, by pool. Slots of several variants overlap. */
-export function planMemory(program: ProgramBuilder, slots: readonly SlotCounts[]): MemoryPlan {
-  const { buffers } = program;
-  const locations: Location[] = buffers.map(() => ({ region: 0, offset: 0 }));
-  let stepBytes = 0;
-  const sizes = new PoolSizes();
-  const scratch = new Map<number, number[]>();
-  buffers.forEach((buffer, index) => {
-    const { home, uses, bytes } = buffer;
-    if (typeof home === "object") locations[index] = { region: firstBound + home.bound, offset: 0 };
-    else if (home === "step") {
-      locations[index] = { region: 0, offset: stepBytes };
-      stepBytes += align(bytes);
-    } else if (home === "slot" || uses.size > 1) {
-      const pool = poolFor(partsThatUse(program, buffer));
-      locations[index] = { region: 1 + pools.indexOf(pool), offset: sizes.add(buffer, pool) };
-    } else {
-      for (const segment of uses.keys()) {
-        const known = scratch.get(segment);
-        if (known) known.push(index);
-        else scratch.set(segment, [index]);
-      }
-    }
-  });
-  const planned = sizes.place(slots, stepBytes);
-  const slotBytes = planned.reduce((sum, p) => sum + p.slots * p.bytes, 0);
-  const scratchStart = stepBytes + slotBytes;
-  let scratchBytes = 0;
-  for (const [segment, list] of scratch) {
-    const { offsets, total } = packLifetimes(list.map((i) => lifetime(buffers[i]!, segment)));
-    list.forEach((i, k) => {
-      locations[i] = { region: 0, offset: scratchStart + offsets[k]! };
-    });
-    scratchBytes = Math.max(scratchBytes, total);
+/**
+ * Plans a program that does these actions, its stages keeping so many microbatches at once, by pool. Whatever is alive
+ * together lies apart; a result may take over the memory of an operand that is not needed any more.
+ */
+export function planMemory(
+  program: ProgramBuilder,
+  actions: readonly Action[],
+  slots: readonly SlotCounts[] = [],
+): MemoryPlan {
+  return new Planner(program, new Lifetimes(program, actions), slots).plan();
+}
+
+/** Something to be packed: buffers one after the other in one memory, or a pool's slots. */
+interface Item {
+  bytes: number;
+  first: number;
+  last: number;
+  /** Told where it lies. */
+  place(offset: number): void;
+}
+
+class Planner {
+  readonly #program: ProgramBuilder;
+  readonly #lifetimes: Lifetimes;
+  readonly #slots: readonly SlotCounts[];
+  readonly #locations: Location[];
+
+  constructor(program: ProgramBuilder, lifetimes: Lifetimes, slots: readonly SlotCounts[]) {
+    this.#program = program;
+    this.#lifetimes = lifetimes;
+    this.#slots = slots;
+    this.#locations = program.buffers.map(({ home }) => ({
+      region: typeof home === "object" ? firstBound + home.bound : 0,
+      offset: 0,
+    }));
   }
-  refuseBeyond(scratchStart + scratchBytes, "a device's activations");
-  for (const { bytes } of buffers) refuseBeyond(bytes, "a tensor");
-  return {
-    locations,
-    arenaBytes: scratchStart + scratchBytes,
-    stepBytes,
-    slotBytes,
-    scratchBytes,
-    pools: planned,
-    slotOffset(stage, pool, slot) {
-      const own = planned.find((p) => p.stage === stage && p.pool === pool);
-      return own ? own.offset + slot * own.bytes : 0;
-    },
-  };
+
+  plan(): MemoryPlan {
+    const { buffers } = this.#program;
+    const own: number[] = [];
+    const slotBuffers = new PoolSizes();
+    let kept = 0;
+    buffers.forEach((buffer, index) => {
+      const lifetime = this.#lifetimes.of(index);
+      if (typeof buffer.home === "object" || !lifetime) return;
+      const parts = partsThatUse(this.#program, buffer);
+      const crosses = buffer.home === "slot" || (buffer.home === "auto" && buffer.uses.size > 1 && parts.size > 0);
+      if (crosses && this.#lifetimes.loops.length > 0) {
+        const pool = poolFor(parts);
+        this.#locations[index] = { region: 1 + pools.indexOf(pool), offset: slotBuffers.add(buffer, pool, lifetime) };
+      } else {
+        own.push(index);
+        if (crosses) kept += align(buffer.bytes);
+      }
+    });
+    const planned: PoolPlan[] = [];
+    const items = this.#inLoops([...this.#memories(own), ...slotBuffers.items(this.#slots, planned)]);
+    const { offsets, total } = packLifetimes(items);
+    for (const [i, item] of items.entries()) item.place(offsets[i]!);
+    refuseBeyond(total, "a device's activations");
+    for (const { bytes } of buffers) refuseBeyond(bytes, "a tensor");
+    return {
+      locations: this.#locations,
+      arenaBytes: total,
+      aliveBytes: mostAlive(items),
+      activationBytes: kept + planned.reduce((sum, p) => sum + p.slots * p.bytes, 0),
+      pools: planned,
+      slotOffset(stage, pool, slot) {
+        const known = planned.find((p) => p.stage === stage && p.pool === pool);
+        return known ? known.offset + slot * known.bytes : 0;
+      },
+    };
+  }
+
+  /** Memories for buffers: one for each, but one for all that take it over from each other. */
+  #memories(buffers: readonly number[]): Item[] {
+    const memories = new Map<number, Lifetime & { last: number; readonly buffers: number[] }>();
+    for (const b of buffers) {
+      memories.set(b, { bytes: align(this.#program.buffers[b]!.bytes), ...this.#lifetimes.of(b)!, buffers: [b] });
+    }
+    for (const [segment, begin] of this.#lifetimes.begins) {
+      this.#program.segments[segment]!.instructions.forEach((instruction, i) => {
+        for (const { taken, by } of takeovers(instruction, this.#program.buffers)) {
+          const [before, after] = [memories.get(taken), memories.get(by)];
+          if (!before || !after || before.last !== begin + i || after.first !== begin + i) continue;
+          if (before.buffers.at(-1) !== taken) continue;
+          before.last = after.last;
+          before.buffers.push(...after.buffers);
+          for (const b of after.buffers) memories.set(b, before);
+        }
+      });
+    }
+    return [...new Set(memories.values())].map(({ bytes, first, last, buffers: members }) => ({
+      bytes,
+      first,
+      last,
+      place: (offset) => {
+        for (const b of members) this.#locations[b] = { region: 0, offset };
+      },
+    }));
+  }
+
+  /** The items, those that live as long as a loop or longer side by side as one: not looked through again and again. */
+  #inLoops(items: Item[]): Item[] {
+    const { loops } = this.#lifetimes;
+    const through = (i: Item): boolean => loops.some((loop) => i.first <= loop.first && loop.last <= i.last);
+    const long = items.filter(through);
+    if (long.length === 0) return items;
+    const whole: Item = {
+      bytes: long.reduce((sum, i) => sum + i.bytes, 0),
+      first: Math.min(...long.map((i) => i.first)),
+      last: Math.max(...long.map((i) => i.last)),
+      place(offset) {
+        let at = offset;
+        for (const item of long) {
+          item.place(at);
+          at += item.bytes;
+        }
+      },
+    };
+    return [whole, ...items.filter((i) => !through(i))];
+  }
 }
 
 /** The parts of a stage's work that touch a buffer. */
@@ -108,29 +186,34 @@ function partsThatUse({ segments }: ProgramBuilder, { uses, fedFor }: VirtualBuf
   return new Set([...parts, ...fedFor]);
 }
 
-/** Sizes of slots while buffers are added to them. */
+/** The slots of stages while buffers are added to them. Slots of several variants overlap. */
 class PoolSizes {
-  readonly #sizes = new Map<string, Map<number, number>>();
+  readonly #pools = new Map<string, { readonly byVariant: Map<number, number>; first: number; last: number }>();
 
   /** Adds a buffer; returns its offset in the slot. */
-  add({ stage, variant, bytes }: VirtualBuffer, pool: Pool): number {
+  add({ stage, variant, bytes }: VirtualBuffer, pool: Pool, { first, last }: Interval): number {
     const key = `${stage} ${pool}`;
-    const byVariant = this.#sizes.get(key) ?? new Map<number, number>();
-    this.#sizes.set(key, byVariant);
-    const offset = byVariant.get(variant) ?? 0;
-    byVariant.set(variant, offset + align(bytes));
+    const known = this.#pools.get(key) ?? { byVariant: new Map(), first, last };
+    this.#pools.set(key, known);
+    known.first = Math.min(known.first, first);
+    known.last = Math.max(known.last, last);
+    const offset = known.byVariant.get(variant) ?? 0;
+    known.byVariant.set(variant, offset + align(bytes));
     return offset;
   }
 
-  /** Lays the slots out one after the other. */
-  place(counts: readonly SlotCounts[], start: number): PoolPlan[] {
-    let offset = start;
-    return [...this.#sizes].map(([key, byVariant]) => {
+  /** A pool's slots lie one after the other. Tells `planned` where they are. */
+  items(counts: readonly SlotCounts[], planned: PoolPlan[]): Item[] {
+    return [...this.#pools].map(([key, { byVariant, first, last }]) => {
       const [stage, pool] = key.split(" ") as [string, Pool];
       const slots = counts[Number(stage)]?.[pool] ?? 0;
-      const plan = { stage: Number(stage), pool, slots, bytes: Math.max(...byVariant.values()), offset };
-      offset += slots * plan.bytes;
-      return plan;
+      const bytes = Math.max(...byVariant.values());
+      return {
+        bytes: slots * bytes,
+        first,
+        last,
+        place: (offset) => void planned.push({ stage: Number(stage), pool, slots, bytes, offset }),
+      };
     });
   }
 }
@@ -145,91 +228,4 @@ function refuseBeyond(bytes: number, what: string): void {
     `${what} would take ${gib(bytes)}; ${gib(mostBytes)} are the most: split it over more devices, or use a smaller batch`,
     { details: { bytes, most: mostBytes } },
   );
-}
-
-/** A buffer's bytes and the first and last instruction that touch it. */
-export interface Lifetime {
-  readonly bytes: number;
-  readonly first: number;
-  readonly last: number;
-}
-
-function lifetime(buffer: VirtualBuffer, segment: number): Lifetime {
-  return { bytes: align(buffer.bytes), ...buffer.uses.get(segment)! };
-}
-
-/** Offsets for intervals in time such that those alive together do not overlap: largest first, best fit. */
-export function packLifetimes(items: readonly Lifetime[]): { offsets: number[]; total: number } {
-  const offsets = new Array<number>(items.length).fill(0);
-  const order = items
-    .map((_, i) => i)
-    .sort((a, b) => items[b]!.bytes - items[a]!.bytes || items[a]!.first - items[b]!.first);
-  const placed = new PlacedItems(items, offsets);
-  let total = 0;
-  for (const i of order) {
-    const item = items[i]!;
-    let best = -1;
-    let bestGap = Number.POSITIVE_INFINITY;
-    let end = 0;
-    for (const p of placed.alongside(item)) {
-      const gap = offsets[p]! - end;
-      if (gap >= item.bytes && gap < bestGap) {
-        best = end;
-        bestGap = gap;
-      }
-      end = Math.max(end, offsets[p]! + items[p]!.bytes);
-    }
-    offsets[i] = best >= 0 ? best : end;
-    total = Math.max(total, offsets[i]! + item.bytes);
-    placed.add(i);
-  }
-  return { offsets, total };
-}
-
-/**
- * Instructions of one stretch of time: most scratch lives for a few, so that few stretches are to be looked through.
- */
-const stretch = 64;
-
-/** Items that have their places, found by the time in which they are alive. */
-class PlacedItems {
-  readonly #items: readonly Lifetime[];
-  readonly #offsets: readonly number[];
-  readonly #stretches: number[][] = [];
-  /** When each item was placed; and the search in which it was last met. */
-  readonly #turn: number[];
-  readonly #met: number[];
-  #turns = 0;
-  #searches = 0;
-
-  constructor(items: readonly Lifetime[], offsets: readonly number[]) {
-    this.#items = items;
-    this.#offsets = offsets;
-    this.#turn = items.map(() => 0);
-    this.#met = items.map(() => 0);
-  }
-
-  add(i: number): void {
-    this.#turn[i] = ++this.#turns;
-    const { first, last } = this.#items[i]!;
-    for (let s = Math.floor(first / stretch); s <= Math.floor(last / stretch); s++) {
-      this.#stretches[s] ??= [];
-      this.#stretches[s]!.push(i);
-    }
-  }
-
-  /** Those that are alive at some time of a lifetime, by offset, then in the order in which they were placed. */
-  alongside({ first, last }: Lifetime): number[] {
-    const search = ++this.#searches;
-    const found: number[] = [];
-    for (let s = Math.floor(first / stretch); s <= Math.floor(last / stretch); s++) {
-      for (const p of this.#stretches[s] ?? []) {
-        const other = this.#items[p]!;
-        if (this.#met[p] === search || other.last < first || last < other.first) continue;
-        this.#met[p] = search;
-        found.push(p);
-      }
-    }
-    return found.sort((a, b) => this.#offsets[a]! - this.#offsets[b]! || this.#turn[a]! - this.#turn[b]!);
-  }
 }

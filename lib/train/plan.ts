@@ -108,19 +108,18 @@ export class StepPlan {
     const mib = (n: number): string => (n / 2 ** 20).toFixed(1).padStart(9);
     const lines = [
       `mesh ${this.mesh}, MiB per device`,
-      "device   stage     total    params     state gradients  activations   scratch  instructions",
+      "device   stage     total    params     state     arena gradients  activations  instructions",
     ];
     for (const d of this.devices) {
-      const kept = d.slotBytes + d.stepBytes - d.cellBytes;
       const columns = [
         d.device.padEnd(8),
         d.stages.join(",").padStart(5),
         mib(d.bytes),
         mib(d.parameterBytes),
         mib(d.stateBytes),
+        mib(d.arenaBytes),
         mib(d.cellBytes),
-        `    ${mib(kept)}`,
-        mib(d.scratchBytes),
+        `    ${mib(d.activationBytes)}`,
       ];
       lines.push(`${columns.join(" ")} ${String(d.instructions).padStart(13)}`);
     }

@@ -11,6 +11,7 @@ export const mutants: readonly Mutant[] = [...compilerMutants, ...pipelineMutant
 export const testFiles: readonly string[] = [
   "test/passes/actions.test.ts",
   "test/passes/prove.test.ts",
+  "test/passes/memory.test.ts",
   "test/passes/schedule.test.ts",
   "test/passes/bucket.test.ts",
   "test/passes/fuse.test.ts",

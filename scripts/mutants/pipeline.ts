@@ -47,9 +47,30 @@ const schedules: readonly Mutant[] = [
   {
     name: "a result may lie on an operand of its own instruction",
     class: "memory reused too early",
-    file: "lib/passes/memory.ts",
+    file: "lib/passes/pack.ts",
     find: "other.last < first || last < other.first",
     replace: "other.last <= first || last <= other.first",
+  },
+  {
+    name: "a result takes over an operand that is read again",
+    class: "memory reused too early",
+    file: "lib/passes/memory.ts",
+    find: "before.last !== begin + i || after.first !== begin + i",
+    replace: "before.last < begin + i || after.first !== begin + i",
+  },
+  {
+    name: "what microbatches keep is alive in its own segments only",
+    class: "memory reused too early",
+    file: "lib/passes/lifetimes.ts",
+    find: "const loop = scratch ? undefined : this.#loopOf.get(segment);",
+    replace: "const loop = undefined;",
+  },
+  {
+    name: "what is sent is free before it was received",
+    class: "memory reused too early",
+    file: "lib/passes/lifetimes.ts",
+    find: 'if (direction === "send") sent.push(view.buffer);',
+    replace: "",
   },
   {
     name: "zb-h1 leaves out the last gradients of weights",

@@ -8,9 +8,11 @@ import type { MeshLayout } from "../../lib/ir/mesh.ts";
 import { replicated, shardInterval, type ValueSpec } from "../../lib/ir/spec.ts";
 import { verify } from "../../lib/ir/verify.ts";
 import { getOp } from "../../lib/ops/index.ts";
-import { type Action, encodeProgram, encodeSegments } from "../../lib/passes/encode.ts";
+import { type Action, runOf } from "../../lib/passes/device-action.ts";
+import { encodeProgram, encodeSegments } from "../../lib/passes/encode.ts";
 import { ProgramBuilder } from "../../lib/passes/lower.ts";
 import { align, planMemory } from "../../lib/passes/memory.ts";
+import { proveMemory } from "../../lib/passes/prove-memory.ts";
 import { shard } from "../../lib/passes/shard.ts";
 import type { Engine } from "../../lib/runtime/engine.ts";
 import { type Dense, dense, narrow } from "./dense.ts";
@@ -69,7 +71,7 @@ function compileFor(graph: Graph, feeds: Feeds, layout: MeshLayout, rank: number
     return program.allocate(dtype, shape, { bound: bound.length - 1 });
   };
   const viewOf = program.lower({ graph, place: layout.place(rank), segmentOf: () => segment, source });
-  const actions: Action[] = [{ kind: "run", segment, stage: 0, slots: {}, microbatch: 0 }];
+  const actions: Action[] = [runOf(segment)];
   const shapes = graph.outputs.map(({ value }, i) => {
     const view = viewOf(value, segment);
     const whole = program.allocate(view.dtype, view.dims, "step");
@@ -80,7 +82,9 @@ function compileFor(graph: Graph, feeds: Feeds, layout: MeshLayout, rank: number
     return view.dims;
   });
   const sizes = bound.map((x) => x.data.length * dtypeSize(x.dtype));
-  const code = encodeSegments(program, planMemory(program, []), sizes);
+  const plan = planMemory(program, actions);
+  proveMemory(program, actions, plan);
+  const code = encodeSegments(program, plan, sizes);
   return { words: encodeProgram(code, actions, deviceTable(layout, rank), 1), bound, shapes };
 }
 

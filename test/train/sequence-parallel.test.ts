@@ -77,7 +77,7 @@ describe("sequence parallelism", function () {
     );
     const stream = 4 * 2048 * 1024 * 4;
     // Each layer keeps the stream twice and both norms' results: three quarters of those, at least, are gone.
-    const kept = (p: typeof on): number => p!.devices[0]!.slotBytes;
+    const kept = (p: typeof on): number => p!.devices[0]!.activationBytes;
     assert.ok(kept(off) - kept(on) >= 2 * 4 * 0.75 * stream, `${kept(off)} and ${kept(on)}`);
     assert.ok(on!.devices[0]!.bytes < off!.devices[0]!.bytes);
     assert.equal(on!.devices[0]!.parameterBytes, off!.devices[0]!.parameterBytes);
