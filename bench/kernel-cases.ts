@@ -178,6 +178,48 @@ const rmsNorm: MakeCase = (asked) => {
   };
 };
 
+/** Of layer norm, or with `centred` false of RMS norm. */
+function normGrad(centred: boolean): MakeCase {
+  return (asked) => {
+    const { rows, shape, dims } = rowsOf(asked);
+    const { wide } = asked;
+    const [own, mean, rstd] = [{ shape, values: value }, 0.1, 1.5];
+    const statistic = (number: number) => ({ shape: [rows], dtype: wide, values: () => number });
+    const weights = { shape: [WIDTH], dtype: wide };
+    return {
+      kernel: centred ? "layer_norm_grad" : "rms_norm_grad",
+      dims,
+      inputs: [own, own, { ...weights, values: () => 2 }, ...(centred ? [statistic(mean)] : []), statistic(rstd)],
+      outputs: [{ shape }, ...(centred ? [weights, weights] : [weights])],
+      bytes: 3 * rows * WIDTH * dtypeSize(asked.dtype),
+      expected: (i) => {
+        const g = rowValues(asked.dtype, i).map((v) => 2 * v);
+        const h = g.map((v) => (v / 2 - (centred ? mean : 0)) * rstd);
+        const [meanG, meanGh] = [centred ? total(g) / WIDTH : 0, total(g.map((v, j) => v * h[j]!)) / WIDTH];
+        return rstd * (g[i % WIDTH]! - meanG - h[i % WIDTH]! * meanGh);
+      },
+    };
+  };
+}
+
+const softmaxGrad: MakeCase = (asked) => {
+  const { rows, shape, dims } = rowsOf(asked);
+  return {
+    kernel: "softmax_grad",
+    dims,
+    inputs: [
+      { shape, values: value },
+      { shape, values: value },
+    ],
+    outputs: [{ shape }],
+    bytes: 3 * rows * WIDTH * dtypeSize(asked.dtype),
+    expected: (i) => {
+      const y = rowValues(asked.dtype, i);
+      return y[i % WIDTH]! * (y[i % WIDTH]! - total(y.map((v) => v * v)));
+    },
+  };
+};
+
 /** A square product. */
 const matmul: MakeCase = ({ dtype, count }) => {
   const n = Math.max(16, Math.round(Math.sqrt(count) / 16) * 16);
@@ -240,6 +282,23 @@ const embedding: MakeCase = (asked) => {
   };
 };
 
+/** Gradients of rows of which every fourth has an id of another. */
+const embeddingGrad: MakeCase = (asked) => {
+  const { rows, shape, dims } = rowsOf(asked);
+  const known = Math.max(1, Math.floor(rows / 4));
+  return {
+    kernel: "embedding_grad",
+    dims,
+    inputs: [
+      { shape, values: value },
+      { shape: [rows], dtype: "i32", values: (i) => (i * 7919) % known },
+    ],
+    outputs: [{ shape: [known, WIDTH], dtype: asked.wide }],
+    attributes: { start: 0 },
+    bytes: rows * WIDTH * dtypeSize(asked.dtype) + known * WIDTH * dtypeSize(asked.wide),
+  };
+};
+
 /** Of logits of this many bytes. */
 const crossEntropy: MakeCase = (asked) => {
   const { rows, shape, dims } = rowsOf(asked);
@@ -260,6 +319,29 @@ const crossEntropy: MakeCase = (asked) => {
     expected: (r) => {
       const x = rowValues(asked.dtype, r * WIDTH);
       return Math.log(total(x.map(Math.exp))) - x[target(r)]!;
+    },
+  };
+};
+
+/** With the log-sum-exp of values between -1 and 1. */
+const crossEntropyGrad: MakeCase = (asked) => {
+  const { rows, shape, dims } = rowsOf(asked);
+  const [lse, target] = [Math.log(WIDTH), (r: number) => (r * 13) % WIDTH];
+  return {
+    kernel: "cross_entropy_grad",
+    dims,
+    inputs: [
+      { shape, values: value },
+      { shape: [rows], dtype: "i32", values: target },
+      { shape: [rows], dtype: asked.wide, values: () => lse },
+      { shape: [rows], dtype: asked.wide, values: () => 1 },
+    ],
+    outputs: [{ shape }],
+    attributes: { ignore: -100, start: 0 },
+    bytes: 2 * rows * WIDTH * dtypeSize(asked.dtype),
+    expected: (i) => {
+      const hit = target(Math.floor(i / WIDTH)) === i % WIDTH ? 1 : 0;
+      return Math.exp(held(asked.dtype, value)(i) - held(asked.wide, () => lse)(0)) - hit;
     },
   };
 };
@@ -315,15 +397,20 @@ const cases = {
   elementwise,
   reduce,
   softmax,
+  softmax_grad: softmaxGrad,
   layer_norm: layerNorm,
+  layer_norm_grad: normGrad(true),
   rms_norm: rmsNorm,
+  rms_norm_grad: normGrad(false),
   matmul,
   attention_64: attend(64, false),
   attention_128: attend(128, false),
   attention_grad_64: attend(64, true),
   attention_grad_128: attend(128, true),
   embedding,
+  embedding_grad: embeddingGrad,
   cross_entropy: crossEntropy,
+  cross_entropy_grad: crossEntropyGrad,
   rope,
   square_sum: squareSum,
   adamw,

@@ -30,6 +30,14 @@ MESHWORK_INLINE Vec<A> firstLanes(Vec<A> a, int n, A behind) {
   return laneIndex<Int>() < splat(static_cast<Int>(n)) ? a : splat(behind);
 }
 
+// The k-th kLanes<double> lanes of a vector.
+MESHWORK_INLINE F64 partOf(F64 x, int) { return x; }
+MESHWORK_INLINE F64 partOf(F32 x, int k) {
+  F32Half halves[2];
+  std::memcpy(halves, &x, sizeof x);
+  return __builtin_convertvector(halves[k], F64);
+}
+
 struct SumOf {
   template <class V>
   MESHWORK_INLINE V operator()(V a, V b) const {
@@ -132,10 +140,8 @@ class RowSum<float> {
     }
   }
   MESHWORK_INLINE void add(int64_t lane, F32 value) {
-    F32Half halves[2];
-    std::memcpy(halves, &value, sizeof value);
-    sum_.addTo(lane / kLanes<double>, __builtin_convertvector(halves[0], F64));
-    sum_.addTo(lane / kLanes<double> + 1, __builtin_convertvector(halves[1], F64));
+    sum_.addTo(lane / kLanes<double>, partOf(value, 0));
+    sum_.addTo(lane / kLanes<double> + 1, partOf(value, 1));
   }
 
   RowSum<double> sum_;

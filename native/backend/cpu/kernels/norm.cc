@@ -69,6 +69,19 @@ void norm(const Call& call) {
 
 // ---- backward ----
 
+// dw += d (x - mean) rstd and db += d in float64, for n columns.
+template <bool kCentred, class V>
+MESHWORK_INLINE void addToColumns(V d, V x, double mean, double rstd, double* dw, double* db, int n) {
+  constexpr int lanes = kLanes<double>;
+  for (int k = 0; k * lanes < n; ++k) {
+    const int m = std::min(n - k * lanes, lanes);
+    const F64 wide = partOf(d, k), h = (partOf(x, k) - mean) * rstd;
+    double *dwPart = dw + k * lanes, *dbPart = db + k * lanes;
+    storeSome(dwPart, loadSome(dwPart, m) + wide * h, m);
+    if constexpr (kCentred) storeSome(dbPart, loadSome(dbPart, m) + wide, m);
+  }
+}
+
 // Adds a row's part of dw and db, and writes its dx. With h = (x - mean) rstd and g = dy w:
 // dx = rstd (g - mean(g) - h mean(g h)), without mean(g) where nothing was centred.
 template <class T, class W, bool kCentred>
@@ -82,25 +95,19 @@ void normGradRow(const Call& call, int64_t row, double* dw, double* db) {
   const S rstd = *rowOf<S>(call.in[At::dRstd], row);
   S mean = 0;
   if constexpr (kCentred) mean = *rowOf<S>(call.in[At::dMean], row);
-  const double centre = static_cast<double>(mean), scale = static_cast<double>(rstd);
-  Accumulator<double, SumOf> sumG(0), sumGh(0);
+  double sumG = 0;
   if constexpr (kCentred) {
-    sumG.addVectors(width,
-                    [&](int64_t i, int n) { return loadSomeAs<double>(dy + i, n) * loadSomeAs<double>(w + i, n); });
+    RowSum<S> sum;
+    sum.addVectors(width, [=](int64_t i, int n) { return loadSome(dy + i, n) * loadSome(w + i, n); });
+    sumG = sum.total();
   }
-  sumGh.addVectors(width, [&](int64_t i, int n) {
-    const F64 d = loadSomeAs<double>(dy + i, n), h = (loadSomeAs<double>(x + i, n) - centre) * scale;
-    const F64 dh = d * h;
-    if (n == kLanes<double>) {
-      store(dw + i, load(dw + i) + dh);
-      if constexpr (kCentred) store(db + i, load(db + i) + d);
-    } else {
-      for (int k = 0; k < n; ++k) dw[i + k] += dh[k];
-      for (int k = 0; kCentred && k < n; ++k) db[i + k] += d[k];
-    }
-    return dh * loadSomeAs<double>(w + i, n);
+  RowSum<S> sumGh;
+  sumGh.addVectors(width, [=](int64_t i, int n) {
+    const Vec<S> d = loadSome(dy + i, n), v = loadSome(x + i, n);
+    addToColumns<kCentred>(d, v, static_cast<double>(mean), static_cast<double>(rstd), dw + i, db + i, n);
+    return d * loadSome(w + i, n) * ((v - mean) * rstd);
   });
-  const S meanG = static_cast<S>(sumG.total() / size), meanGh = static_cast<S>(sumGh.total() / size);
+  const S meanG = static_cast<S>(sumG / size), meanGh = static_cast<S>(sumGh.total() / size);
   T* dx = rowOf<T>(call.out[0], row);
   forVectors<S>(width, [&](int64_t i, int n) {
     const Vec<S> g = loadSome(dy + i, n) * loadSome(w + i, n), h = (loadSome(x + i, n) - mean) * rstd;
@@ -128,11 +135,11 @@ void normGrad(const Call& call) {
   });
   for (int64_t a = 0; a < arrays; ++a) {
     S* out = call.out[1 + a].as<S>();
-    for (int64_t j = 0; j < width; ++j) {
-      double total = sums[a * width + j];
-      for (int64_t part = 1; part < parts; ++part) total += sums[(part * arrays + a) * width + j];
-      out[j] = static_cast<S>(total);
-    }
+    forVectors<double>(width, [&](int64_t j, int n) {
+      F64 total = loadSome(sums + a * width + j, n);
+      for (int64_t part = 1; part < parts; ++part) total += loadSome(sums + (part * arrays + a) * width + j, n);
+      n == kLanes<double> ? store(out + j, total) : storePartial(out + j, total, n);
+    });
   }
 }
 
