@@ -16,7 +16,7 @@ describe("benchmarks", function () {
       types: ["f64", "f16"],
       sizes: [12_288],
     });
-    assert.equal(new Set(rows.map((row) => row.kernel)).size, 16);
+    assert.equal(new Set(rows.map((row) => row.kernel)).size, 21);
     for (const row of rows) assert.ok(row.wrong === 0 || row.wrong === "", JSON.stringify(row));
     assert.ok(rows.filter((row) => row.wrong === 0).length >= 20);
   });
