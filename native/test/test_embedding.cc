@@ -38,6 +38,7 @@ TEST(embedding_and_grad) {
     checkEmbeddingOn(dtype, 10, 130, 50, 160, 5);
     checkEmbeddingOn(dtype, 1, 1, 1, 1, -4);
     checkEmbeddingOn(dtype, 3000, 70, 700, 70, INT32_MAX - 10);
+    checkEmbeddingOn(dtype, 1000, 20, 3000, 24, 7);
     checkEmbeddingOn(dtype, 4, 0, 5, 0, 0);
     checkEmbeddingOn(dtype, 4, 5, 0, 5, 0);
     checkEmbeddingOn(dtype, 0, 5, 3, 5, 0);

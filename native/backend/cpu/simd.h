@@ -129,30 +129,52 @@ MESHWORK_INLINE void storePartial(T* to, Vec<T> value, int n) {
   std::memcpy(to, &value, static_cast<size_t>(n) * sizeof(T));
 }
 
+// ---- float32 and float64, kLanes<double> at a time; the compiler's own conversions take four instructions ----
+
+MESHWORK_INLINE F64 widenFloat(F32Half x) {
+#if MESHWORK_ISA_LEVEL == 2
+  return (F64)_mm512_cvtps_pd((__m256)x);
+#elif MESHWORK_ISA_LEVEL == 1
+  return (F64)_mm256_cvtps_pd((__m128)x);
+#else
+  return __builtin_convertvector(x, F64);
+#endif
+}
+// Rounds to nearest, ties to even.
+MESHWORK_INLINE F32Half narrowDouble(F64 x) {
+#if MESHWORK_ISA_LEVEL == 2
+  return (F32Half)_mm512_cvtpd_ps((__m512d)x);
+#elif MESHWORK_ISA_LEVEL == 1
+  return (F32Half)_mm256_cvtpd_ps((__m256d)x);
+#else
+  return __builtin_convertvector(x, F32Half);
+#endif
+}
+
 // ---- bf16 and f16, kLanes<float> at a time ----
 
 // A 16-bit float in the upper half of every lane, zeros in the lower; and back. With AVX-512 by one permutation each.
-MESHWORK_INLINE U32 spread(U16Half bits) {
+MESHWORK_INLINE U32 spreadHalves(U16Half bits) {
 #if MESHWORK_ISA_LEVEL == 2
-  constexpr VectorOf<uint16_t>::type kFrom = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
-                                              0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
-  return bitCast<U32>(_mm512_maskz_permutexvar_epi16(0xaaaaaaaau, bitCast<__m512i>(kFrom),
-                                                     _mm512_castsi256_si512(bitCast<__m256i>(bits))));
+  constexpr Vec<uint16_t> kFrom = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
+                                   0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+  const __m512i low = _mm512_castsi256_si512(bitCast<__m256i>(bits));
+  return bitCast<U32>(_mm512_maskz_permutexvar_epi16(0xaaaaaaaau, bitCast<__m512i>(kFrom), low));
 #else
   return __builtin_convertvector(bits, U32) << 16;
 #endif
 }
 MESHWORK_INLINE U16Half upperHalves(U32 lanes) {
 #if MESHWORK_ISA_LEVEL == 2
-  constexpr VectorOf<uint16_t>::type kFrom = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
-  return bitCast<U16Half>(
-      _mm512_castsi512_si256(_mm512_permutexvar_epi16(bitCast<__m512i>(kFrom), bitCast<__m512i>(lanes))));
+  constexpr Vec<uint16_t> kFrom = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+  const __m512i low = _mm512_permutexvar_epi16(bitCast<__m512i>(kFrom), bitCast<__m512i>(lanes));
+  return bitCast<U16Half>(_mm512_castsi512_si256(low));
 #else
   return __builtin_convertvector(lanes >> 16, U16Half);
 #endif
 }
 
-MESHWORK_INLINE F32 widenBf16(U16Half bits) { return bitCast<F32>(spread(bits)); }
+MESHWORK_INLINE F32 widenBf16(U16Half bits) { return bitCast<F32>(spreadHalves(bits)); }
 
 // To nearest, ties to even; a NaN stays a quiet NaN.
 MESHWORK_INLINE U16Half narrowBf16(F32 value) {
@@ -260,7 +282,11 @@ MESHWORK_INLINE F32Half loadHalf(const T* x) {
   U16Quarter bits;
   std::memcpy(&bits, x, sizeof bits);
   if constexpr (__is_same(T, bf16)) {
+#if MESHWORK_ISA_LEVEL == 2
+    return bitCast<F32Half>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bitCast<__m128i>(bits)), 16));
+#else
     return bitCast<F32Half>(__builtin_convertvector(bits, U32Half) << 16);
+#endif
   } else {
 #if MESHWORK_ISA_LEVEL == 2
     return bitCast<F32Half>(_mm256_cvtph_ps(bitCast<__m128i>(bits)));
@@ -283,10 +309,10 @@ MESHWORK_INLINE Vec<A> loadAs(const T* x) {
   } else if constexpr (__is_same(T, float)) {
     F32Half half;
     std::memcpy(&half, x, sizeof half);
-    return __builtin_convertvector(half, F64);
+    return widenFloat(half);
   } else {
     static_assert(__is_same(A, double) && kIsShort<T>);
-    return __builtin_convertvector(loadHalf(x), F64);
+    return widenFloat(loadHalf(x));
   }
 }
 
@@ -299,7 +325,7 @@ MESHWORK_INLINE Vec<A> loadPartialAs(const T* x, int n) {
     static_assert(__is_same(A, double));
 #if MESHWORK_ISA_LEVEL == 2
     if constexpr (__is_same(T, float)) {
-      return __builtin_convertvector(bitCast<F32Half>(_mm256_maskz_loadu_epi32((__mmask8)((1u << n) - 1u), x)), F64);
+      return widenFloat(bitCast<F32Half>(_mm256_maskz_loadu_epi32((__mmask8)((1u << n) - 1u), x)));
     }
 #endif
     T few[kLanes<double>] = {};
@@ -310,11 +336,11 @@ MESHWORK_INLINE Vec<A> loadPartialAs(const T* x, int n) {
 
 // Rounds to nearest, ties to even.
 MESHWORK_INLINE void store(float* to, F64 value) {
-  const F32Half half = __builtin_convertvector(value, F32Half);
+  const F32Half half = narrowDouble(value);
   std::memcpy(to, &half, sizeof half);
 }
 MESHWORK_INLINE void storePartial(float* to, F64 value, int n) {
-  const F32Half half = __builtin_convertvector(value, F32Half);
+  const F32Half half = narrowDouble(value);
 #if MESHWORK_ISA_LEVEL == 2
   _mm256_mask_storeu_epi32(to, (__mmask8)((1u << n) - 1u), bitCast<__m256i>(half));
 #else

@@ -157,7 +157,7 @@ MESHWORK_INLINE F32 sinQuarter(F32 x, int quarters) {
   F32Half halves[2];
   std::memcpy(halves, &x, sizeof x);
   for (F32Half& half : halves) {
-    half = __builtin_convertvector(sinQuarter(__builtin_convertvector(half, F64), quarters), F32Half);
+    half = narrowDouble(sinQuarter(widenFloat(half), quarters));
   }
   F32 result;
   std::memcpy(&result, halves, sizeof x);

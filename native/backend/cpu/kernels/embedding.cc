@@ -40,34 +40,68 @@ void runEmbedding(const Call& call) {
 
 template <class T, class A>
 MESHWORK_INLINE void addTo(A* sum, const T* x, int64_t n) {
-  int64_t j = 0;
-  for (; j + kLanes<A> <= n; j += kLanes<A>) store(sum + j, load(sum + j) + loadAs<A>(x + j));
-  for (; j < n; ++j) sum[j] += static_cast<A>(widenOne(x[j]));
+  forVectors<A>(n, [&](int64_t j, int m) { storeSome(sum + j, loadSome(sum + j, m) + loadSomeAs<A>(x + j, m), m); });
 }
 
-// Every block of columns goes through all ids in order, so that each sum is in ascending order for any thread count.
+// Ids in ranges of the table's rows, stably sorted by range.
+struct Ranges {
+  static constexpr int64_t kMost = 256;
+  static constexpr int64_t kIds = static_cast<int64_t>(Pool::kWorkspaceBytes / sizeof(int32_t));  // sorted at a time
+
+  int64_t rows;              // of one range
+  int64_t begin[kMost + 1];  // where the ids of a range begin in order
+  int32_t* order;            // indices of ids, from the first sorted
+
+  // Ids [first, first + count) that are in the table.
+  void sort(const Operand& ids, int64_t first, int64_t count, int64_t start, int64_t tableRows) {
+    std::memset(begin, 0, sizeof begin);
+    const auto rangeOf = [&](int64_t i) {
+      const int64_t row = rowOf(ids, first + i, start, tableRows);
+      return row < 0 ? -1 : row / rows;
+    };
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t range = rangeOf(i);
+      if (range >= 0) ++begin[range + 1];
+    }
+    for (int64_t r = 0; r < kMost; ++r) begin[r + 1] += begin[r];
+    int64_t next[kMost];
+    std::memcpy(next, begin, sizeof next);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t range = rangeOf(i);
+      if (range >= 0) order[next[range]++] = static_cast<int32_t>(i);
+    }
+  }
+};
+
+// A task has some of the table's rows and of its columns, and takes their ids in order: each sum is in ascending order
+// for any number of threads.
 template <class T, class A>
 void embeddingGrad(const Call& call) {
+  constexpr int64_t kColumns = 512;
   const Operand &dy = call.in[0], &ids = call.in[1], &table = call.out[0];
   const int64_t start = call.tableAttr(attr::embedding_grad::start), rows = table.dim(0), width = table.dim(1);
   if (rows == 0 || width == 0) return;
-  // Wide blocks touch fewer pages, narrow ones use more threads.
-  const int64_t columns = std::clamp<int64_t>((width / 8 + 63) / 64 * 64, 64, 512);
-  const int64_t rowBytes = width * static_cast<int64_t>(sizeof(A));
-  const int64_t perTask = std::max<int64_t>(1, kTaskBytes / rowBytes);
-  call.pool->run((rows + perTask - 1) / perTask, [&](int64_t task, int) {
-    const int64_t end = std::min(rows, (task + 1) * perTask);
-    for (int64_t row = task * perTask; row < end; ++row) {
-      std::memset(table.as<A>() + row * table.stride(0), 0, static_cast<size_t>(rowBytes));
-    }
-  });
-  call.pool->run((width + columns - 1) / columns, [&](int64_t task, int) {
-    const int64_t column = task * columns, n = std::min(columns, width - column);
-    for (int64_t i = 0; i < dy.dim(0); ++i) {
-      const int64_t row = rowOf(ids, i, start, rows);
-      if (row >= 0) addTo(table.as<A>() + row * table.stride(0) + column, dy.as<T>() + i * dy.stride(0) + column, n);
-    }
-  });
+  const int64_t blocks = (width + kColumns - 1) / kColumns;
+  Ranges ranges;
+  ranges.rows = (rows + Ranges::kMost - 1) / Ranges::kMost;
+  ranges.order = reinterpret_cast<int32_t*>(call.pool->workspace(0));
+  int64_t first = 0;
+  do {
+    const int64_t count = std::min(Ranges::kIds, dy.dim(0) - first);
+    ranges.sort(ids, first, count, start, rows);
+    call.pool->run((rows + ranges.rows - 1) / ranges.rows * blocks, [&](int64_t task, int) {
+      const int64_t range = task / blocks, column = task % blocks * kColumns, n = std::min(kColumns, width - column);
+      A* to = table.as<A>() + column;
+      for (int64_t row = range * ranges.rows; first == 0 && row < std::min(rows, (range + 1) * ranges.rows); ++row) {
+        std::memset(to + row * table.stride(0), 0, static_cast<size_t>(n) * sizeof(A));
+      }
+      for (int64_t k = ranges.begin[range]; k < ranges.begin[range + 1]; ++k) {
+        const int64_t i = first + ranges.order[k], row = rowOf(ids, i, start, rows);
+        addTo(to + row * table.stride(0), dy.as<T>() + i * dy.stride(0) + column, n);
+      }
+    });
+    first += count;
+  } while (first < dy.dim(0));
 }
 
 void runEmbeddingGrad(const Call& call) {

@@ -35,7 +35,7 @@ MESHWORK_INLINE F64 partOf(F64 x, int) { return x; }
 MESHWORK_INLINE F64 partOf(F32 x, int k) {
   F32Half halves[2];
   std::memcpy(halves, &x, sizeof x);
-  return __builtin_convertvector(halves[k], F64);
+  return widenFloat(halves[k]);
 }
 
 struct SumOf {

@@ -163,11 +163,12 @@ class Reducer {
       if constexpr (std::is_same_v<A, C>) {
         storeSome(sums + j, Op()(loadSome(sums + j, n), value), n);
       } else {
-        C few[kLanes<C>];
-        store(few, value);
-        forVectors<A>(n, [&](int64_t i, int m) {
-          storeSome(sums + j + i, Op()(loadSome(sums + j + i, m), loadSomeAs<A>(few + i, m)), m);
-        });
+        constexpr int lanes = kLanes<A>;
+        for (int k = 0; k * lanes < n; ++k) {
+          A* at = sums + j + k * lanes;
+          const int m = std::min(n - k * lanes, lanes);
+          storeSome(at, Op()(loadSome(at, m), partOf(value, k)), m);
+        }
       }
     });
   }

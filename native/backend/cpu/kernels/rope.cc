@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "backend/cpu/kernels/rows.h"
+#include "backend/cpu/kernels/lanes.h"
 #include "runtime/pool.h"
 
 namespace meshwork::MESHWORK_ISA {
@@ -18,24 +18,27 @@ struct Rotation {
   S sin[kPairs];
 };
 
-// The sines of pairs [first, first + n) at a position; S is the type of the statistics.
+// The frequencies of pairs [first, first + n), as S.
 template <class S>
-void fillRotation(const Operand& frequencies, int64_t first, int64_t n, int32_t position, bool inverse,
-                  Rotation<S>& to) {
+Vec<S> loadFrequencies(const Operand& frequencies, int64_t first, int n) {
   const int64_t stride = frequencies.stride(0);
-  const bool wide = frequencies.view->dtype == DType::f64;
-  constexpr int lanes = kLanes<S>;
-  for (int64_t i = 0; i < n; i += lanes) {
-    Vec<S> angle{};
-    for (int lane = 0; lane < lanes && i + lane < n; ++lane) {
-      const int64_t at = (first + i + lane) * stride;
-      angle[lane] = static_cast<S>(position) *
-                    (wide ? static_cast<S>(frequencies.as<double>()[at]) : static_cast<S>(frequencies.as<float>()[at]));
-    }
+  if (frequencies.view->dtype == DType::f32) {
+    const float* from = frequencies.as<float>() + first * stride;
+    return stride == 1 ? loadSomeAs<S>(from, n) : loadStrided<S>(from, stride, n);
+  }
+  return loadStrided<S>(frequencies.as<double>() + first * stride, stride, n);
+}
+
+// The sines of pairs [first, first + count) at a position; S is the type of the statistics.
+template <class S>
+void fillRotation(const Operand& frequencies, int64_t first, int64_t count, int32_t position, bool inverse,
+                  Rotation<S>& to) {
+  forVectors<S>(count, [&](int64_t i, int n) {
+    const Vec<S> angle = static_cast<S>(position) * loadFrequencies<S>(frequencies, first + i, n);
     const Vec<S> sine = sin(angle);
     store(to.cos + i, cos(angle));  // kPairs is a multiple of every vector's length
     store(to.sin + i, inverse ? -sine : sine);
-  }
+  });
 }
 
 template <class T, class S>
