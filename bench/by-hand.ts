@@ -1,36 +1,49 @@
 // Memory-bound work in turns with the same written by hand (bench/native/probe.cc): an elementwise chain, an
 // all_reduce.
-import { compile, Mesh, type Tensor } from "../lib/index.ts";
+import { type Buffer, type Kernel, Mesh } from "../lib/index.ts";
+import { elementwiseAttributes } from "../lib/ops/expression.ts";
 import type { Figures, PartResult } from "./aims.ts";
+import { plainWords } from "./kernel-cases.ts";
 import { inTurns, median, ratio } from "./measure.ts";
 import type { Helper, NativeProgram } from "./native.ts";
 import { digits, type Row, type Table } from "./report.ts";
 import { allThreads } from "./steps.ts";
 
-/** Of the elementwise kernels of the last run. */
-function chainSeconds(mesh: Mesh): number {
-  const events = mesh.engine.stats().profile.filter(({ op }) => op === "elementwise");
-  if (events.length === 0) throw new Error("no elementwise kernel ran");
-  return events.reduce((sum, { begin, end }) => sum + end - begin, 0);
+/** The kernel of relu((x a + b) c), several in a row. */
+function loadChain(x: Buffer, y: Buffer, shape: readonly number[], times: number): Kernel {
+  const step = (op: string, inputs: readonly number[]) => ({ op, dtype: "f32" as const, inputs, attrs: {} });
+  const constant = (value: number) => ({ ...step("constant", []), attrs: { value } });
+  const steps = [
+    constant(1.5),
+    step("mul", [0, 1]),
+    constant(0.25),
+    step("add", [2, 3]),
+    constant(0.75),
+    step("mul", [4, 5]),
+    constant(0),
+    step("max", [6, 7]),
+  ];
+  const [length, ...words] = elementwiseAttributes(["f32"], steps, [8], () => -1);
+  return x.device.kernel("elementwise", {
+    inputs: [{ buffer: x, shape }],
+    outputs: [{ buffer: y, shape }],
+    attributes: { count: Number(length) },
+    more: plainWords(words),
+    times,
+  });
 }
 
 /** relu((x * a + b) * c) of 16 M floats in turns with the same loop written by hand. */
 async function chainBesideLoop(probe: NativeProgram): Promise<{ table: Table; figures: Figures }> {
-  const n = 1 << 24;
+  const [n, inRow] = [1 << 24, 5];
   const rows: Row[] = [];
   let worst = Number.POSITIVE_INFINITY;
   for (const threads of [...new Set([1, allThreads])]) {
     await using mesh = await Mesh.open({ device: "cpu", threads });
-    mesh.engine.profile(true);
-    using f = compile(mesh, (x: Tensor) => x.mul(1.5).add(0.25).mul(0.75).relu());
-    const x = mesh.fromData(
-      Float32Array.from({ length: n }, (_, i) => ((i * 37) % 101) / 50 - 1),
-      [n],
-    );
-    const own = async (): Promise<number> => {
-      await f.data(x);
-      return chainSeconds(mesh);
-    };
+    const [x, y] = [mesh.device(0).allocate("f32", n), mesh.device(0).allocate("f32", n)];
+    await x.write(Float32Array.from({ length: n }, (_, i) => ((i * 37) % 101) / 50 - 1));
+    using chain = loadChain(x, y, [n], inRow);
+    const own = async (): Promise<number> => (await chain.run()) / inRow;
     let plain: number[] = [];
     const hand = async (): Promise<number> => {
       const { plain: stored, streamed } = await probe.ask(`chain ${threads} ${n}`);

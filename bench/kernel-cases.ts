@@ -1,5 +1,6 @@
 // The kernels that are timed: their operands for a result of so many bytes, their work, and what they should give.
 import { type DType, dtypeSize, fromStorage, isFloat, toStorage } from "../lib/core/dtype.ts";
+import type { Attribute } from "../lib/ir/lowering.ts";
 import { elementwiseAttributes } from "../lib/ops/expression.ts";
 import type { KernelName } from "../lib/ops/kernels.ts";
 
@@ -79,6 +80,14 @@ const copy: MakeCase = ({ dtype, count }) => ({
   expected: held(dtype, value),
 });
 
+/** The words of an expression that reads nothing from a device's table. */
+export function plainWords(words: readonly Attribute[]): (number | { readonly float: number })[] {
+  return words.map((word) => {
+    if (typeof word === "object" && "table" in word) throw new Error("this expression reads no table");
+    return word;
+  });
+}
+
 /** gelu(x y + 1) y, fused. */
 const elementwise: MakeCase = ({ dtype, wide, count }) => {
   const step = (op: string, inputs: readonly number[]) => ({ op, dtype: wide, inputs, attrs: {} });
@@ -96,10 +105,7 @@ const elementwise: MakeCase = ({ dtype, wide, count }) => {
     ],
     outputs: [{ shape: [count] }],
     attributes: { count: Number(length) },
-    more: words.map((word) => {
-      if (typeof word === "object" && "table" in word) throw new Error("this expression reads no table");
-      return word;
-    }),
+    more: plainWords(words),
     bytes: 3 * count * dtypeSize(dtype),
     expected: (i) => gelu(x(i) * x(i + 7) + 1) * x(i + 7),
   };

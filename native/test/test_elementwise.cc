@@ -342,6 +342,61 @@ TEST(elementwise_in_place) {
   }
 }
 
+TEST(elementwise_every_length) {
+  // Whole groups and what is left of one, alone and with float64 beside (whose groups are half as long).
+  for (const DType storage : {DType::f32, DType::bf16, DType::i32, DType::boolean}) {
+    for (int64_t n = 1; n < 300; n += n < 140 ? 1 : 13) {
+      Tensor x(storage, {n}), low(storage, {n}), wide(DType::f64, {n}), y(DType::f32, {n}), flag(DType::boolean, {n});
+      x.fill([](int64_t i) { return static_cast<double>(i % 7 - 3); });
+      low.fill([](int64_t i) { return static_cast<double>(i % 3); });
+      const bool whole = storage == DType::i32 || storage == DType::boolean;
+      const int32_t own = whole ? kI32 : kF32;
+      const std::vector<Word> words = {{EOp::const_, own, 0},        {EOp::sub_, own, 2, 0}, {EOp::lt_, own, 3, 1},
+                                       {EOp::select_, own, 4, 3, 1}, {EOp::cast_, kF32, 5},  {EOp::add_, own, 3, 2}};
+      for (const bool withWide : {false, true}) {
+        std::vector<Word> all = words;
+        std::vector<Tensor*> out = {&y, &flag};
+        std::vector<int32_t> values = {6, 4};
+        if (withWide) {
+          all.push_back({EOp::cast_, kF64, 7});
+          out.push_back(&wide);
+          values.push_back(8);
+        }
+        Instruct e = expression({&x, &low}, out, all, values);
+        e.floats = {2.0};
+        e.runAll();
+        for (int64_t i = 0; i < n; ++i) {
+          const double u = 2 - x.get(i), v = low.get(i);
+          CHECK_EQ(y.get(i), u < v ? u : v);
+          CHECK_EQ(flag.get(i), u < v ? 1.0 : 0.0);
+          if (withWide) CHECK_EQ(wide.get(i), u + 2);
+        }
+      }
+    }
+  }
+}
+
+TEST(elementwise_outputs_that_are_inputs) {
+  for (const int64_t n : {3, 128, 700}) {
+    Tensor a(DType::f32, {n}), b(DType::f32, {n}), was(DType::f32, {n}), sum(DType::bf16, {n});
+    a.random(-1, 1, 1);
+    b.random(-1, 1, 2);
+    was.setBytes(a.bytes());
+    const Tensor& before = b;
+    std::vector<double> old;
+    for (int64_t i = 0; i < n; ++i) old.push_back(before.get(i));
+    const Instruct e = expression({&a, &b}, {&b, &a, &sum}, {{EOp::add_, kF32, 0, 1}}, {0, 1, 2});  // exchanges them
+    CHECK(e.check().ok());
+    e.run(targetIsa(), 1);
+    for (int64_t i = 0; i < n; ++i) {
+      const double own = old[static_cast<size_t>(i)];
+      CHECK_EQ(b.get(i), was.get(i));
+      CHECK_EQ(a.get(i), own);
+      CHECK_EQ(sum.get(i), toFloat(toBf16(static_cast<float>(own) + static_cast<float>(was.get(i)))));
+    }
+  }
+}
+
 TEST(elementwise_refuses) {
   Tensor a(DType::f32, {4}), b(DType::i32, {4}), y(DType::f32, {4}), repeated(DType::f32, {4}, {0});
   Tensor other(DType::f32, {5}), overlapping(DType::f32, {3, 4}, {2, 1}), wide(DType::f32, {3, 4}),

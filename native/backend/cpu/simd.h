@@ -403,6 +403,14 @@ template <class V>
 MESHWORK_INLINE V minNan(V a, V b) {
   return a != a ? a : min(a, b);
 }
+#if MESHWORK_ISA_LEVEL == 2
+MESHWORK_INLINE F32 maxNan(F32 a, F32 b) {
+  return (F32)_mm512_mask_max_ps((__m512)a, _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_ORD_Q), (__m512)a, (__m512)b);
+}
+MESHWORK_INLINE F32 minNan(F32 a, F32 b) {
+  return (F32)_mm512_mask_min_ps((__m512)a, _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_ORD_Q), (__m512)a, (__m512)b);
+}
+#endif
 
 MESHWORK_INLINE F32 abs(F32 x) { return bitCast<F32>(bitCast<U32>(x) & 0x7fffffffu); }
 MESHWORK_INLINE F64 abs(F64 x) { return bitCast<F64>(bitCast<U64>(x) & 0x7fffffffffffffffull); }

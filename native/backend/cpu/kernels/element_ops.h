@@ -1,84 +1,8 @@
-// The scalar operations of the elementwise kernel as loops over a block, and the table that finds them.
+// The operations of the elementwise kernel on vectors, and the table of the code that computes each.
 #pragma once
-#include <type_traits>
-
-#include "backend/cpu/kernels/rows.h"
-#include "backend/expression.h"
+#include "backend/cpu/kernels/element_code.h"
 
 namespace meshwork::MESHWORK_ISA {
-
-// y[i] = op(a[i], b[i], c[i]); operands an operation does not have are ignored. y may be a, b or c.
-using Apply = void (*)(void* y, const void* a, const void* b, const void* c, int64_t n);
-
-// ---- loops ----
-
-// Stores n results, all kLanes<T> of them or fewer. A test on f64 gives masks twice as wide as its int32 results.
-template <class R, class V>
-MESHWORK_INLINE void put(R* to, V value, int n, bool whole) {
-  if constexpr (sizeof(value[0]) == sizeof(R)) {
-    if (whole) {
-      store(to, bitCast<Vec<R>>(value));
-    } else {
-      storePartial(to, bitCast<Vec<R>>(value), n);
-    }
-  } else {
-    const auto half = __builtin_convertvector(value, typename VectorOf<R, kVectorBytes / 2>::type);
-    std::memcpy(to, &half, whole ? sizeof half : static_cast<size_t>(n) * sizeof(R));
-  }
-}
-
-template <class R, class T, class Op>
-void apply1(void* y, const void* a, const void*, const void*, int64_t n) {
-  R* out = static_cast<R*>(y);
-  const T* x = static_cast<const T*>(a);
-  constexpr int lanes = kLanes<T>;
-  int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) put(out + i, Op()(load(x + i)), lanes, true);
-  const int rest = static_cast<int>(n - i);
-  if (rest > 0) put(out + i, Op()(loadPartial(x + i, rest)), rest, false);
-}
-
-template <class R, class T, class Op>
-void apply2(void* y, const void* a, const void* b, const void*, int64_t n) {
-  R* out = static_cast<R*>(y);
-  const T* u = static_cast<const T*>(a);
-  const T* v = static_cast<const T*>(b);
-  constexpr int lanes = kLanes<T>;
-  int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) put(out + i, Op()(load(u + i), load(v + i)), lanes, true);
-  const int rest = static_cast<int>(n - i);
-  if (rest > 0) put(out + i, Op()(loadPartial(u + i, rest), loadPartial(v + i, rest)), rest, false);
-}
-
-// Element by element: what has no vector form, and casts, whose operand and result differ in width.
-template <class R, class T, R (*op)(T)>
-void each1(void* y, const void* a, const void*, const void*, int64_t n) {
-  R* out = static_cast<R*>(y);
-  const T* x = static_cast<const T*>(a);
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) out[i] = op(x[i]);
-}
-
-template <class T, T (*op)(T, T)>
-void each2(void* y, const void* a, const void* b, const void*, int64_t n) {
-  T* out = static_cast<T*>(y);
-  const T* u = static_cast<const T*>(a);
-  const T* v = static_cast<const T*>(b);
-  for (int64_t i = 0; i < n; ++i) out[i] = op(u[i], v[i]);
-}
-
-template <class T>
-void applySelect(void* y, const void* a, const void* b, const void* c, int64_t n) {
-  T* out = static_cast<T*>(y);
-  const int32_t* take = static_cast<const int32_t*>(a);
-  const T* u = static_cast<const T*>(b);
-  const T* v = static_cast<const T*>(c);
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) {
-    const T first = u[i], second = v[i];
-    out[i] = take[i] != 0 ? first : second;
-  }
-}
 
 // ---- operations on vectors ----
 
@@ -155,7 +79,7 @@ MESHWORK_BINARY(Or, ((a != 0) | (b != 0)) & 1)
 #undef MESHWORK_UNARY
 #undef MESHWORK_BINARY
 
-// ---- operations on elements ----
+// ---- element by element: what has no vector form ----
 
 MESHWORK_INLINE float remOf(float a, float b) { return __builtin_fmodf(a, b); }
 MESHWORK_INLINE double remOf(double a, double b) { return __builtin_fmod(a, b); }
@@ -163,172 +87,233 @@ MESHWORK_INLINE float powOf(float a, float b) { return __builtin_powf(a, b); }
 MESHWORK_INLINE double powOf(double a, double b) { return __builtin_pow(a, b); }
 
 // b = -1 apart: the lowest int32 has no positive counterpart, and wraps.
-inline int32_t divInt(int32_t a, int32_t b) {
+MESHWORK_INLINE int32_t divInt(int32_t a, int32_t b) {
   if (b == -1) return static_cast<int32_t>(0u - static_cast<uint32_t>(a));
   return b == 0 ? 0 : a / b;
 }
-inline int32_t remInt(int32_t a, int32_t b) { return b == 0 || b == -1 ? 0 : a % b; }
+MESHWORK_INLINE int32_t remInt(int32_t a, int32_t b) { return b == 0 || b == -1 ? 0 : a % b; }
+
+template <class T, T (*op)(T, T)>
+struct Each {
+  MESHWORK_INLINE Vec<T> operator()(Vec<T> a, Vec<T> b) const {
+    for (int i = 0; i < kLanes<T>; ++i) a[i] = op(a[i], b[i]);
+    return a;
+  }
+};
+
+// ---- casts ----
+
+// Towards zero; what int32 cannot hold becomes its nearest, NaN 0.
+template <class To, class V>
+MESHWORK_INLINE To truncated(V x) {
+  using T = std::remove_cvref_t<decltype(x[0])>;
+  const auto over = x >= T(2147483648.0), under = x < T(-2147483648.0), number = x == x;
+  const auto inside = number & ~over & ~under;
+  const To whole = __builtin_convertvector(inside ? x : V{}, To);
+  using Mask = decltype(whole == whole);
+  const Mask most = __builtin_convertvector(over, Mask), least = __builtin_convertvector(under, Mask);
+  return (whole & ~(most | least)) | (most & 0x7fffffff) | (least & INT32_MIN);
+}
 
 template <class R, class T>
-MESHWORK_INLINE R castTo(T x) {
-  if constexpr (__is_same(R, int32_t) && !__is_same(T, int32_t)) {
-    const T bounded = x > T(-2147483648.0) ? x : T(-2147483648.0);
-    const bool over = bounded >= T(2147483648.0);
-    const int32_t truncated = static_cast<int32_t>(over ? T(0) : bounded);
-    return x == x ? (over ? 2147483647 : truncated) : 0;
-  } else {
-    return static_cast<R>(x);
+struct Cast {
+  MESHWORK_INLINE static void run(Hand& hand, const std::byte*, const std::byte*) {
+    const Hand from = hand;
+    if constexpr (sizeof(R) == 8 && sizeof(T) == 4) {
+      for (int k = 0; k < kGroupVectors; ++k) {
+        hand.v[k] = bitCast<F32>(__builtin_convertvector(halfOf<T>(inHand<T>(from, k / 2), k % 2), Vec<R>));
+      }
+    } else if constexpr (sizeof(R) == 4 && sizeof(T) == 8) {
+      for (int k = 0; k < kGroupVectors / 2; ++k) {
+        const Vec<T> low = inHand<T>(from, 2 * k), high = inHand<T>(from, 2 * k + 1);
+        if constexpr (__is_same(R, int32_t)) {
+          const HalfOf<R> halves[2] = {truncated<HalfOf<R>>(low), truncated<HalfOf<R>>(high)};
+          std::memcpy(&hand.v[k], halves, sizeof halves);
+        } else {
+          hand.v[k] = bitCast<F32>(join<R>(low, high));
+        }
+      }
+    } else if constexpr (__is_same(R, int32_t) && __is_same(T, float)) {
+      for (int k = 0; k < kGroupVectors; ++k) hand.v[k] = bitCast<F32>(truncated<I32>(inHand<T>(from, k)));
+    } else if constexpr (!__is_same(R, T)) {
+      for (int k = 0; k < kGroupVectors; ++k) {
+        hand.v[k] = bitCast<F32>(__builtin_convertvector(inHand<T>(from, k), Vec<R>));
+      }
+    }
   }
-}
+};
 
 // ---- the table ----
 
+// The code of an operation on the number in hand. Operations on two take the other one from memory, behind the number
+// in hand or (reversed) before it, and (uniform) where it is the same in the whole group.
+struct Forms {
+  Run own;
+  Run reversed, uniform, uniformReversed;
+
+  Run binary(bool isReversed, bool isUniform) const {
+    if (isUniform) return isReversed ? uniformReversed : uniform;
+    return isReversed ? reversed : own;
+  }
+};
+
+template <class R, class T, class Op>
+constexpr Forms unary() {
+  return {runCode<Unary<R, T, Op>>, nullptr, nullptr, nullptr};
+}
+template <class R, class T, class Op>
+constexpr Forms binary() {
+  return {runCode<Binary<R, T, Op, false, false>>, runCode<Binary<R, T, Op, true, false>>,
+          runCode<Binary<R, T, Op, false, true>>, runCode<Binary<R, T, Op, true, true>>};
+}
+
 // Operations every type has.
 template <class T>
-Apply commonApply(EOp op) {
+Forms commonForms(EOp op) {
+  using I = int32_t;
   switch (op) {
     case EOp::neg_:
-      return apply1<T, T, Neg>;
+      return unary<T, T, Neg>();
     case EOp::sign_:
-      return apply1<T, T, Sign>;
+      return unary<T, T, Sign>();
     case EOp::not_:
-      return apply1<int32_t, T, Not>;
+      return unary<I, T, Not>();
     case EOp::add_:
-      return apply2<T, T, Add>;
+      return binary<T, T, Add>();
     case EOp::sub_:
-      return apply2<T, T, Sub>;
+      return binary<T, T, Sub>();
     case EOp::mul_:
-      return apply2<T, T, Mul>;
+      return binary<T, T, Mul>();
     case EOp::max_:
-      return apply2<T, T, Max>;
+      return binary<T, T, Max>();
     case EOp::min_:
-      return apply2<T, T, Min>;
+      return binary<T, T, Min>();
     case EOp::eq_:
-      return apply2<int32_t, T, Eq>;
+      return binary<I, T, Eq>();
     case EOp::ne_:
-      return apply2<int32_t, T, Ne>;
+      return binary<I, T, Ne>();
     case EOp::lt_:
-      return apply2<int32_t, T, Lt>;
+      return binary<I, T, Lt>();
     case EOp::le_:
-      return apply2<int32_t, T, Le>;
+      return binary<I, T, Le>();
     case EOp::and_:
-      return apply2<int32_t, T, And>;
+      return binary<I, T, And>();
     case EOp::or_:
-      return apply2<int32_t, T, Or>;
+      return binary<I, T, Or>();
     case EOp::select_:
-      return applySelect<T>;
+      return {runCode<Select<T>>, nullptr, nullptr, nullptr};
     default:
-      return nullptr;
+      return {};
   }
 }
 
 template <class T>
-Apply floatApply(EOp op) {
+Forms floatForms(EOp op) {
   switch (op) {
     case EOp::abs_:
-      return apply1<T, T, Abs>;
+      return unary<T, T, Abs>();
     case EOp::floor_:
-      return apply1<T, T, Floor>;
+      return unary<T, T, Floor>();
     case EOp::ceil_:
-      return apply1<T, T, Ceil>;
+      return unary<T, T, Ceil>();
     case EOp::round_:
-      return apply1<T, T, Round>;
+      return unary<T, T, Round>();
     case EOp::exp_:
-      return apply1<T, T, Exp>;
+      return unary<T, T, Exp>();
     case EOp::log_:
-      return apply1<T, T, Log>;
+      return unary<T, T, Log>();
     case EOp::sqrt_:
-      return apply1<T, T, Sqrt>;
+      return unary<T, T, Sqrt>();
     case EOp::rsqrt_:
-      return apply1<T, T, Rsqrt>;
+      return unary<T, T, Rsqrt>();
     case EOp::reciprocal_:
-      return apply1<T, T, Reciprocal>;
+      return unary<T, T, Reciprocal>();
     case EOp::sin_:
-      return apply1<T, T, Sin>;
+      return unary<T, T, Sin>();
     case EOp::cos_:
-      return apply1<T, T, Cos>;
+      return unary<T, T, Cos>();
     case EOp::tanh_:
-      return apply1<T, T, Tanh>;
+      return unary<T, T, Tanh>();
     case EOp::erf_:
-      return apply1<T, T, Erf>;
+      return unary<T, T, Erf>();
     case EOp::sigmoid_:
-      return apply1<T, T, Sigmoid>;
+      return unary<T, T, Sigmoid>();
     case EOp::gelu_:
-      return apply1<T, T, Gelu>;
+      return unary<T, T, Gelu>();
     case EOp::gelu_grad_:
-      return apply2<T, T, GeluGrad>;
+      return binary<T, T, GeluGrad>();
     case EOp::silu_:
-      return apply1<T, T, Silu>;
+      return unary<T, T, Silu>();
     case EOp::silu_grad_:
-      return apply2<T, T, SiluGrad>;
+      return binary<T, T, SiluGrad>();
     case EOp::is_finite_:
-      return apply1<int32_t, T, IsFinite>;
+      return unary<int32_t, T, IsFinite>();
     case EOp::div_:
-      return apply2<T, T, Div>;
+      return binary<T, T, Div>();
     case EOp::rem_:
-      return each2<T, remOf>;
+      return binary<T, T, Each<T, remOf>>();
     case EOp::pow_:
-      return each2<T, powOf>;
+      return binary<T, T, Each<T, powOf>>();
     default:
-      return commonApply<T>(op);
+      return commonForms<T>(op);
   }
 }
 
-inline Apply intApply(EOp op) {
+inline Forms intForms(EOp op) {
   using T = int32_t;
   using U = uint32_t;  // wraps around
   switch (op) {
     case EOp::neg_:
-      return apply1<U, U, Neg>;
+      return unary<U, U, Neg>();
     case EOp::abs_:
-      return apply1<U, U, AbsInt>;
+      return unary<U, U, AbsInt>();
     case EOp::add_:
-      return apply2<U, U, Add>;
+      return binary<U, U, Add>();
     case EOp::sub_:
-      return apply2<U, U, Sub>;
+      return binary<U, U, Sub>();
     case EOp::mul_:
-      return apply2<U, U, Mul>;
+      return binary<U, U, Mul>();
     case EOp::floor_:
     case EOp::ceil_:
     case EOp::round_:
-      return apply1<T, T, Same>;
+      return unary<T, T, Same>();
     case EOp::is_finite_:
-      return apply1<T, T, One>;
+      return unary<T, T, One>();
     case EOp::div_:
-      return each2<T, divInt>;
+      return binary<T, T, Each<T, divInt>>();
     case EOp::rem_:
-      return each2<T, remInt>;
+      return binary<T, T, Each<T, remInt>>();
     default:
-      return commonApply<T>(op);
+      return commonForms<T>(op);
   }
 }
 
 template <class T>
-Apply castFrom(ValueType to) {
-  if (to == ValueType::f32) return each1<float, T, castTo<float, T>>;
-  if (to == ValueType::f64) return each1<double, T, castTo<double, T>>;
-  return each1<int32_t, T, castTo<int32_t, T>>;
+Forms castFrom(ValueType to) {
+  if (to == ValueType::f32) return {runCode<Cast<float, T>>, nullptr, nullptr, nullptr};
+  if (to == ValueType::f64) return {runCode<Cast<double, T>>, nullptr, nullptr, nullptr};
+  return {runCode<Cast<int32_t, T>>, nullptr, nullptr, nullptr};
 }
 
-// The loop for an instruction whose operand a has type `from`; it has been checked, so there is one for all but const
-// and iota, which are not loops.
-inline Apply findApply(const Instruction& step, ValueType from) {
+// The code of an instruction whose operand a has type `from`; it has been checked, so there is some for all but const
+// and iota.
+inline Forms findForms(const Instruction& step, ValueType from) {
   switch (step.op) {
     case EOp::const_:
     case EOp::iota_:
-      return nullptr;
+      return {};
     case EOp::cast_:
       return from == ValueType::f32   ? castFrom<float>(step.type)
              : from == ValueType::f64 ? castFrom<double>(step.type)
                                       : castFrom<int32_t>(step.type);
     case EOp::round_to_:
-      return step.b == static_cast<int32_t>(DType::bf16)  ? apply1<float, float, RoundToBf16>
-             : step.b == static_cast<int32_t>(DType::f16) ? apply1<float, float, RoundToF16>
-                                                          : apply1<float, float, Same>;
+      return step.b == static_cast<int32_t>(DType::bf16)  ? unary<float, float, RoundToBf16>()
+             : step.b == static_cast<int32_t>(DType::f16) ? unary<float, float, RoundToF16>()
+                                                          : unary<float, float, Same>();
     default:
-      return step.type == ValueType::f32   ? floatApply<float>(step.op)
-             : step.type == ValueType::f64 ? floatApply<double>(step.op)
-                                           : intApply(step.op);
+      return step.type == ValueType::f32   ? floatForms<float>(step.op)
+             : step.type == ValueType::f64 ? floatForms<double>(step.op)
+                                           : intForms(step.op);
   }
 }
 

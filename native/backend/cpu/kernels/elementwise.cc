@@ -1,88 +1,20 @@
-// The elementwise kernel: a blocked interpreter. Operands' dims are collapsed, the elements cut into blocks of up to a
-// thousand, and each instruction runs over a whole block, whose values stay in the cache. Contiguous inputs are read
-// and contiguous outputs written in place. An output may be the same memory as an input of the same dtype and strides.
+// The elementwise kernel. Operands' dims are collapsed and the elements cut into blocks; threaded code (element_code.h)
+// computes a block group by group, in registers as far as it goes. Contiguous inputs are read and contiguous outputs
+// written in place. An output may be the same memory as an input of the same dtype and strides.
 #include "backend/checks/elementwise.h"
 
-#include <algorithm>
-
-#include "backend/cpu/kernels/element_ops.h"
-#include "backend/expression.h"
-#include "runtime/pool.h"
+#include "backend/cpu/kernels/element_plan.h"
 
 namespace meshwork::MESHWORK_ISA {
 namespace {
 
-constexpr int64_t kBlockBytes = 4096;  // one value of one block
-constexpr int64_t kTaskElements = 32768;
-static_assert(kMaxExpressionValues * kBlockBytes <= static_cast<int64_t>(Pool::kWorkspaceBytes));
-
-// Where a value's elements come from, block by block.
-enum class Source : uint8_t {
-  fixed,    // filled once per task: constants, scalars, what repeats for every row
-  linear,   // in place: element i of the output is element i here
-  row,      // in place, but found from the row's strides
-  gather,   // copied, with conversion, to the value's buffer
-  iota,     // computed into the value's buffer
-  computed  // by an instruction
-};
-
-struct Leaf {
-  const std::byte* data;
-  DType dtype;
-  Source source;
-  int value;
-  int32_t start;  // of an iota
-  int64_t strides[kMaxRank];
-};
-
-struct Target {
-  std::byte* data;
-  DType dtype;
-  bool linear;
-  bool direct;  // its value is computed in place
-  int value;
-  int64_t strides[kMaxRank];
-};
-
-struct Step {
-  Apply apply;
-  int y, a, b, c;
-};
-
-// Too large to clear on every call: the arrays are filled as far as they are used.
-struct Plan {
-  int rank = 0;  // collapsed, at least 1
-  int64_t dims[kMaxRank] = {};
-  int64_t rows = 1;       // product of all dims but the last
-  int64_t rowLength = 1;  // the last
-  int64_t piece = 1;      // elements of a row in one block
-  int64_t pieces = 1;     // blocks per row; 1 when a block holds whole rows
-  int64_t rowsPerBlock = 1;
-  int64_t blocks = 0;
-  int values = 0, leaves = 0, steps = 0, targets = 0, constants = 0;
-  Leaf leaf[kMaxExpressionValues];
-  Step step[kMaxExpressionValues];
-  Target target[kMaxExpressionOutputs];
-  struct Constant {
-    int value;
-    double number;
-  } constant[kMaxExpressionValues];
-  ValueType type[kMaxExpressionValues];
-  int slot[kMaxExpressionValues];      // buffer in the workspace, or -1
-  int targetOf[kMaxExpressionValues];  // the output a value is computed into, or -1
-};
-
 // ---- planning ----
-
-void copyStrides(int64_t* to, const int64_t* from) {
-  for (int d = 0; d < kMaxRank; ++d) to[d] = from[d];
-}
 
 void readExpression(const Call& call, Plan& plan) {
   plan.values = call.inputs + instructionCount(call);
   for (int i = 0; i < call.inputs; ++i) {
     Leaf& leaf = plan.leaf[plan.leaves++];
-    leaf = {call.in[i].data, call.in[i].view->dtype, Source::gather, i, 0, {}};
+    leaf = {call.in[i].data, call.in[i].view->dtype, Origin::gathered, i, 0, 0, -1, {}};
     copyStrides(leaf.strides, call.in[i].view->strides);
     plan.type[i] = valueTypeOf(leaf.dtype);
   }
@@ -91,201 +23,67 @@ void readExpression(const Call& call, Plan& plan) {
     const int value = call.inputs + k;
     plan.type[value] = resultType(step);
     if (step.op == EOp::const_) {
-      plan.constant[plan.constants++] = {value, call.floats[step.a]};
+      plan.leaf[plan.leaves++] = {nullptr, DType::f64, Origin::uniform, value, 0, call.floats[step.a], -1, {}};
     } else if (step.op == EOp::iota_) {
       Leaf& leaf = plan.leaf[plan.leaves++];
-      leaf = {nullptr, DType::i32, Source::iota, value, step.b < 0 ? 0 : call.table[step.b], {}};
+      leaf = {nullptr, DType::i32, Origin::iota, value, step.b < 0 ? 0 : call.table[step.b], 0, -1, {}};
       leaf.strides[step.a] = 1;
     } else {
-      const int arity = kEOpArity[static_cast<int>(step.op)];
-      plan.step[plan.steps++] = {findApply(step, plan.type[step.a]), value, step.a, arity > 1 ? step.b : step.a,
-                                 arity > 2 ? step.c : step.a};
+      plan.step[plan.steps++] = {findForms(step, plan.type[step.a]),  value, step.a, step.b, step.c,
+                                 kEOpArity[static_cast<int>(step.op)]};
     }
   }
   for (int j = 0; j < call.outputs; ++j) {
     Target& target = plan.target[plan.targets++];
-    target = {call.out[j].data, call.out[j].view->dtype, false, false, outputValue(call, j), {}};
+    target = {call.out[j].data, call.out[j].view->dtype, false, false, outputValue(call, j), -1, {}};
     copyStrides(target.strides, call.out[j].view->strides);
   }
+  for (int v = 0; v < plan.values; ++v) plan.wide |= plan.type[v] == ValueType::f64;
 }
 
-template <class F>
-void forEachStrides(Plan& plan, const F& f) {
-  for (int i = 0; i < plan.leaves; ++i) f(plan.leaf[i].strides);
-  for (int j = 0; j < plan.targets; ++j) f(plan.target[j].strides);
-}
-
-// Drops dims of size 1, orders the others by the first output's strides (falling), and joins neighbours that lie in
-// every operand as one dim would.
-void collapse(const View& view, Plan& plan) {
-  int order[kMaxRank], rank = 0;
-  for (int d = 0; d < view.rank; ++d) {
-    if (view.dims[d] == 1) continue;
-    int at = rank++;
-    for (; at > 0 && view.strides[order[at - 1]] < view.strides[d]; --at) order[at] = order[at - 1];
-    order[at] = d;
+// Whether all operands can be walked from end to end, however long blocks are.
+bool isPlain(const Plan& plan) {
+  if (plan.layout.rank > 1) return false;
+  for (int i = 0; i < plan.leaves; ++i) {
+    const Leaf& leaf = plan.leaf[i];
+    if (leaf.origin == Origin::iota || leaf.strides[0] > 1) return false;
   }
-  for (int d = 0; d < rank; ++d) plan.dims[d] = view.dims[order[d]];
-  forEachStrides(plan, [&](int64_t* strides) {
-    int64_t old[kMaxRank];
-    copyStrides(old, strides);
-    for (int d = 0; d < kMaxRank; ++d) strides[d] = d < rank ? old[order[d]] : 0;
-  });
-  int last = 0;
-  for (int d = 1; d < rank; ++d) {
-    bool joins = true;
-    forEachStrides(plan, [&](int64_t* strides) { joins &= strides[last] == strides[d] * plan.dims[d]; });
-    const int to = joins ? last : ++last;
-    plan.dims[to] = joins ? plan.dims[last] * plan.dims[d] : plan.dims[d];
-    forEachStrides(plan, [&](int64_t* strides) { strides[to] = strides[d]; });
-  }
-  plan.rank = rank == 0 ? 1 : last + 1;
-  if (rank == 0) plan.dims[0] = 1;
-}
-
-void cutBlocks(Plan& plan) {
-  bool wide = false;
-  for (int i = 0; i < plan.leaves; ++i) wide |= plan.type[plan.leaf[i].value] == ValueType::f64;
-  for (int k = 0; k < plan.steps; ++k) wide |= plan.type[plan.step[k].y] == ValueType::f64;
-  for (int k = 0; k < plan.constants; ++k) wide |= plan.type[plan.constant[k].value] == ValueType::f64;
-  const int64_t capacity = kBlockBytes / (wide ? 8 : 4);
-  plan.rowLength = plan.dims[plan.rank - 1];
-  plan.rows = 1;
-  for (int d = 0; d + 1 < plan.rank; ++d) plan.rows *= plan.dims[d];
-  if (plan.rowLength * 2 > capacity) {
-    plan.pieces = (plan.rowLength + capacity - 1) / capacity;
-    plan.piece = ((plan.rowLength + plan.pieces - 1) / plan.pieces + 63) / 64 * 64;
-    plan.pieces = (plan.rowLength + plan.piece - 1) / plan.piece;
-    plan.blocks = plan.rows * plan.pieces;
-  } else {
-    plan.piece = plan.rowLength;
-    plan.rowsPerBlock = capacity / plan.rowLength;
-    plan.blocks = (plan.rows + plan.rowsPerBlock - 1) / plan.rowsPerBlock;
-  }
-}
-
-bool isLinear(const Plan& plan, const int64_t* strides) {
-  int64_t expected = 1;
-  for (int d = plan.rank - 1; d >= 0; --d) {
-    if (plan.dims[d] != 1 && strides[d] != expected) return false;
-    expected *= plan.dims[d];
+  for (int j = 0; j < plan.targets; ++j) {
+    if (!plan.layout.isLinear(plan.target[j].strides)) return false;
   }
   return true;
 }
 
-bool sameStorage(DType dtype, ValueType type) {
-  return dtype == (type == ValueType::f32 ? DType::f32 : type == ValueType::f64 ? DType::f64 : DType::i32);
+Origin originOf(const Layout& layout, const Leaf& leaf) {
+  if (leaf.origin != Origin::gathered) return leaf.origin;
+  const int64_t last = layout.lastStride(leaf.strides);
+  const bool repeats = layout.isSameForRows(leaf.strides);
+  if (repeats && (last == 0 || layout.rowLength == 1)) return Origin::uniform;
+  if (layout.isLinear(leaf.strides) || (last == 1 && layout.rowsPerBlock == 1)) return Origin::memory;
+  if (last == 0 && layout.rowsPerBlock == 1) return Origin::perRow;
+  return repeats && layout.pieces == 1 ? Origin::repeated : Origin::gathered;
 }
 
-// An output's value is computed in place when nothing later reads an input, which the output may overwrite.
-void chooseTargets(Plan& plan) {
-  int lastReader = 0;
-  for (int i = 0; i < plan.leaves; ++i) {
-    if (plan.leaf[i].source != Source::linear) continue;
-    const int v = plan.leaf[i].value;
-    for (int k = 0; k < plan.steps; ++k) {
-      if (plan.step[k].a == v || plan.step[k].b == v || plan.step[k].c == v) lastReader = std::max(lastReader, k);
-    }
-    for (int j = 0; j < plan.targets; ++j) {
-      if (plan.target[j].value == v) lastReader = plan.steps;
-    }
-  }
-  for (int v = 0; v < plan.values; ++v) plan.targetOf[v] = -1;
-  for (int j = 0; j < plan.targets; ++j) {
-    Target& target = plan.target[j];
-    target.linear = isLinear(plan, target.strides);
-    if (!target.linear || !sameStorage(target.dtype, plan.type[target.value]) || plan.targetOf[target.value] >= 0)
-      continue;
-    for (int k = lastReader; k < plan.steps; ++k) target.direct |= plan.step[k].y == target.value;
-    if (target.direct) plan.targetOf[target.value] = j;
-  }
-}
-
-void chooseSources(Plan& plan) {
+void choosePlaces(Plan& plan) {
   for (int i = 0; i < plan.leaves; ++i) {
     Leaf& leaf = plan.leaf[i];
-    bool sameForRows = true;
-    for (int d = 0; d + 1 < plan.rank; ++d) sameForRows &= leaf.strides[d] == 0;
-    const bool scalar = sameForRows && leaf.strides[plan.rank - 1] == 0;
-    const bool native = sameStorage(leaf.dtype, plan.type[leaf.value]);
-    if (leaf.source == Source::iota) continue;
-    if (native && isLinear(plan, leaf.strides)) {
-      leaf.source = Source::linear;
-    } else if (native && plan.rowsPerBlock == 1 && leaf.strides[plan.rank - 1] == 1) {
-      leaf.source = Source::row;
-    } else if (scalar || (sameForRows && plan.pieces == 1)) {
-      leaf.source = Source::fixed;
-    }
+    leaf.origin = originOf(plan.layout, leaf);
+    if (leaf.origin >= Origin::repeated) leaf.buffer = plan.buffers++;
   }
-  chooseTargets(plan);
-}
-
-// Gives every value that needs one a buffer, reusing those of results no longer read. Leaves are filled before a
-// block's first instruction, and constants once, so theirs are not given away. A result never shares a buffer with its
-// operands.
-void assignBuffers(Plan& plan) {
-  int lastUse[kMaxExpressionValues], freed[kMaxExpressionValues], freeCount = 0, count = 0;
-  for (int v = 0; v < plan.values; ++v) plan.slot[v] = lastUse[v] = -1;
-  for (int k = 0; k < plan.steps; ++k) {
-    lastUse[plan.step[k].a] = lastUse[plan.step[k].b] = lastUse[plan.step[k].c] = k;
-  }
-  for (int j = 0; j < plan.targets; ++j) lastUse[plan.target[j].value] = plan.steps;
-  for (int k = 0; k < plan.constants; ++k) lastUse[plan.constant[k].value] = plan.steps;
-  for (int k = 0; k < plan.constants; ++k) plan.slot[plan.constant[k].value] = count++;
-  for (int i = 0; i < plan.leaves; ++i) {
-    const Leaf& leaf = plan.leaf[i];
-    lastUse[leaf.value] = plan.steps;
-    if (leaf.source != Source::linear && leaf.source != Source::row) plan.slot[leaf.value] = count++;
-  }
-  for (int k = 0; k < plan.steps; ++k) {
-    const Step& step = plan.step[k];
-    if (plan.targetOf[step.y] < 0) plan.slot[step.y] = freeCount > 0 ? freed[--freeCount] : count++;
-    for (const int v : {step.a, step.b, step.c, step.y}) {
-      if (lastUse[v] > k || (v == step.y && lastUse[v] >= 0) || plan.slot[v] < 0) continue;
-      freed[freeCount++] = plan.slot[v];
-      lastUse[v] = plan.steps;  // given back once
-    }
+  const Layout& layout = plan.layout;
+  for (int j = 0; j < plan.targets; ++j) {
+    Target& target = plan.target[j];
+    target.linear = layout.isLinear(target.strides);
+    if (!target.linear) target.buffer = plan.buffers++;
+    const ValueType type = plan.type[target.value];
+    target.streams = target.linear && sameStorage(target.dtype, type) && plan.wide == (type == ValueType::f64) &&
+                     layout.rows * layout.rowLength * valueSize(type) >= kStreamedBytes &&
+                     layout.rowLength * valueSize(type) % kVectorBytes == 0 &&
+                     reinterpret_cast<uintptr_t>(target.data) % kVectorBytes == 0;
   }
 }
 
-// ---- running ----
-
-// The position of a block: the index in every dim but the last, and where in the row it starts.
-struct Place {
-  int64_t index[kMaxRank] = {};
-  int64_t row = 0, rows = 1, column = 0, length = 1;  // length: elements of one row
-
-  int64_t offset(const Plan& plan, const int64_t* strides) const {
-    int64_t at = column * strides[plan.rank - 1];
-    for (int d = 0; d + 1 < plan.rank; ++d) at += index[d] * strides[d];
-    return at;
-  }
-  void nextRow(const Plan& plan) {
-    for (int d = plan.rank - 2; d >= 0; --d) {
-      if (++index[d] < plan.dims[d]) return;
-      index[d] = 0;
-    }
-  }
-};
-
-Place placeOf(const Plan& plan, int64_t block) {
-  Place place;
-  if (plan.pieces > 1) {
-    place.row = block / plan.pieces;
-    place.column = (block % plan.pieces) * plan.piece;
-    place.length = std::min(plan.piece, plan.rowLength - place.column);
-  } else {
-    place.row = block * plan.rowsPerBlock;
-    place.rows = std::min(plan.rowsPerBlock, plan.rows - place.row);
-    place.length = plan.rowLength;
-  }
-  int64_t rest = place.row;
-  for (int d = plan.rank - 2; d >= 0; --d) {
-    place.index[d] = rest % plan.dims[d];
-    rest /= plan.dims[d];
-  }
-  return place;
-}
+// ---- moving elements ----
 
 void loadElements(void* to, const std::byte* from, DType dtype, int64_t offset, int64_t stride, int64_t n) {
   switch (dtype) {
@@ -335,13 +133,14 @@ void countRow(T* to, int32_t first, int64_t stride, int64_t n) {
 }
 
 // Fills a leaf's buffer with the elements of a block.
-void fillLeaf(const Plan& plan, const Leaf& leaf, Place place, std::byte* to) {
+void fillBlock(const Plan& plan, const Leaf& leaf, Place place, std::byte* to) {
+  const Layout& layout = plan.layout;
   const ValueType type = plan.type[leaf.value];
-  const int64_t stride = leaf.strides[plan.rank - 1];
+  const int64_t stride = layout.lastStride(leaf.strides);
   const int64_t rowBytes = place.length * valueSize(type);
-  for (int64_t r = 0; r < place.rows; ++r, to += rowBytes, place.nextRow(plan)) {
-    const int64_t offset = place.offset(plan, leaf.strides);
-    if (leaf.source != Source::iota) {
+  for (int64_t r = 0; r < place.rows; ++r, to += rowBytes, place.nextRow(layout)) {
+    const int64_t offset = place.offset(layout, leaf.strides);
+    if (leaf.origin != Origin::iota) {
       loadElements(to, leaf.data, leaf.dtype, offset, stride, place.length);
       continue;
     }
@@ -352,95 +151,144 @@ void fillLeaf(const Plan& plan, const Leaf& leaf, Place place, std::byte* to) {
   }
 }
 
-void storeTarget(const Plan& plan, const Target& target, Place place, const std::byte* from) {
+// Towards zero, as Cast does it.
+int32_t wholeOf(double x) {
+  if (x != x) return 0;
+  return x >= 2147483648.0 ? INT32_MAX : x <= -2147483648.0 ? INT32_MIN : static_cast<int32_t>(x);
+}
+
+// Fills a leaf's group with one number.
+void fillGroup(const Plan& plan, const Leaf& leaf, int64_t offset, std::byte* to) {
+  const ValueType type = plan.type[leaf.value];
+  const int64_t n = kGroupBytes / valueSize(type);
+  if (leaf.data) return loadElements(to, leaf.data, leaf.dtype, offset, 0, n);
+  const float single = static_cast<float>(leaf.number);
+  const int32_t whole = wholeOf(leaf.number);
+  if (type == ValueType::f32) loadRow(reinterpret_cast<float*>(to), &single, 0, n);
+  if (type == ValueType::f64) loadRow(reinterpret_cast<double*>(to), &leaf.number, 0, n);
+  if (type == ValueType::i32) loadRow(reinterpret_cast<int32_t*>(to), &whole, 0, n);
+}
+
+// Scatters a block of results to a target that is not contiguous.
+void storeBlock(const Plan& plan, const Target& target, Place place, const std::byte* from) {
+  const Layout& layout = plan.layout;
   const ValueType type = plan.type[target.value];
-  if (target.linear) {
-    const int64_t at = place.row * plan.rowLength + place.column;
-    return storeElements(target, type, at, 1, from, place.rows * place.length);
-  }
-  const int64_t stride = target.strides[plan.rank - 1];
-  for (int64_t r = 0; r < place.rows; ++r, from += place.length * valueSize(type), place.nextRow(plan)) {
-    storeElements(target, type, place.offset(plan, target.strides), stride, from, place.length);
+  const int64_t stride = layout.lastStride(target.strides);
+  for (int64_t r = 0; r < place.rows; ++r, from += place.length * valueSize(type), place.nextRow(layout)) {
+    storeElements(target, type, place.offset(layout, target.strides), stride, from, place.length);
   }
 }
 
-void fillConstant(void* to, ValueType type, double number, int64_t n) {
-  const float single = static_cast<float>(number);
-  const int32_t whole = castTo<int32_t>(number);
-  if (type == ValueType::f32) loadRow(static_cast<float*>(to), &single, 0, n);
-  if (type == ValueType::f64) loadRow(static_cast<double*>(to), &number, 0, n);
-  if (type == ValueType::i32) loadRow(static_cast<int32_t*>(to), &whole, 0, n);
-}
+// ---- running ----
 
 // Runs blocks [begin, end) on one thread.
-class Interpreter {
+class Worker {
  public:
-  Interpreter(const Plan& plan, std::byte* workspace) : plan_(plan) {
-    for (int v = 0; v < plan.values; ++v) value_[v] = workspace + std::max(plan.slot[v], 0) * kBlockBytes;
+  Worker(const Plan& plan, std::byte* workspace) : plan_(plan), workspace_(workspace) {
+    for (int s = 0; s < plan.sources(); ++s) source_[s] = {plan.group(workspace, s), 0};
   }
 
   void run(int64_t begin, int64_t end) {
-    const Place first = placeOf(plan_, begin);
-    for (int k = 0; k < plan_.constants; ++k) {
-      const Plan::Constant& constant = plan_.constant[k];
-      fillConstant(value_[constant.value], plan_.type[constant.value], constant.number,
-                   plan_.rowsPerBlock * plan_.piece);
-    }
+    const Place first = placeOf(plan_.layout, begin);
     for (int i = 0; i < plan_.leaves; ++i) {
       const Leaf& leaf = plan_.leaf[i];
-      if (leaf.source != Source::fixed) continue;
+      if (leaf.buffer >= 0) {
+        source_[leaf.value] = {plan_.block(workspace_, leaf.buffer), groupBytes(valueSize(plan_.type[leaf.value]))};
+      }
+      if (leaf.origin == Origin::uniform) fillGroup(plan_, leaf, 0, source_[leaf.value].data);
+      if (leaf.origin != Origin::repeated) continue;
       Place whole = first;  // as much as any block holds
-      whole.column = 0;
-      whole.length = std::min(plan_.piece, plan_.rowLength);
-      whole.rows = plan_.rowsPerBlock;
-      fillLeaf(plan_, leaf, whole, value_[leaf.value]);
+      whole.rows = plan_.layout.rowsPerBlock;
+      fillBlock(plan_, leaf, whole, source_[leaf.value].data);
     }
-    for (int64_t block = begin; block < end; ++block) runBlock(block == begin ? first : placeOf(plan_, block));
+    for (int64_t block = begin; block < end; ++block) {
+      runBlock(block == begin ? first : placeOf(plan_.layout, block));
+    }
+    endStreams();
   }
 
  private:
+  int64_t groupBytes(int64_t size) const { return groupElements(plan_.wide) * size; }
+
   void runBlock(const Place& place) {
-    const int64_t linear = place.row * plan_.rowLength + place.column;
-    const int64_t n = place.rows * place.length;
+    for (int i = 0; i < plan_.leaves; ++i) placeLeaf(plan_.leaf[i], place);
+    for (int j = 0; j < plan_.targets; ++j) placeTarget(j, place);
+    const int64_t each = groupElements(plan_.wide), n = place.count();
+    for (int64_t g = 0; g < n / each; ++g) runGroup(plan_.code, source_, g);
+    if (n % each != 0) runRest(n / each, n % each);
+    for (int j = 0; j < plan_.targets; ++j) {
+      const Target& target = plan_.target[j];
+      if (!target.linear) storeBlock(plan_, target, place, source_[plan_.out(j)].data);
+    }
+  }
+
+  void placeLeaf(const Leaf& leaf, const Place& place) {
+    std::byte* own = source_[leaf.value].data;
+    if (leaf.origin == Origin::memory) {
+      const int64_t size = dtypeSize(leaf.dtype), at = place.offset(plan_.layout, leaf.strides);
+      source_[plan_.raw(leaf.value)] = {const_cast<std::byte*>(leaf.data) + at * size, groupBytes(size)};
+    } else if (leaf.origin == Origin::perRow) {
+      fillGroup(plan_, leaf, place.offset(plan_.layout, leaf.strides), own);
+    } else if (leaf.origin == Origin::gathered || leaf.origin == Origin::iota) {
+      fillBlock(plan_, leaf, place, own);
+    }
+  }
+
+  void placeTarget(int j, const Place& place) {
+    const Target& target = plan_.target[j];
+    if (target.linear) {
+      const int64_t size = dtypeSize(target.dtype);
+      source_[plan_.out(j)] = {target.data + place.linear(plan_.layout) * size, groupBytes(size)};
+    } else {
+      source_[plan_.out(j)] = {plan_.block(workspace_, target.buffer), groupBytes(valueSize(plan_.type[target.value]))};
+    }
+  }
+
+  // The last group, of fewer elements: what is read and written in place is so by way of a whole group.
+  void runRest(int64_t group, int64_t count) {
     for (int i = 0; i < plan_.leaves; ++i) {
       const Leaf& leaf = plan_.leaf[i];
-      const int64_t size = valueSize(plan_.type[leaf.value]);
-      if (leaf.source == Source::linear) {
-        value_[leaf.value] = const_cast<std::byte*>(leaf.data) + linear * size;
-      } else if (leaf.source == Source::row) {
-        value_[leaf.value] = const_cast<std::byte*>(leaf.data) + place.offset(plan_, leaf.strides) * size;
-      } else if (leaf.source != Source::fixed) {
-        fillLeaf(plan_, leaf, place, value_[leaf.value]);
-      }
+      if (leaf.origin != Origin::memory) continue;
+      Source& source = source_[plan_.raw(leaf.value)];
+      std::byte* own = plan_.group(workspace_, plan_.raw(leaf.value));
+      std::memcpy(own, source.data + group * source.step, static_cast<size_t>(count * dtypeSize(leaf.dtype)));
+      source = {own, 0};
     }
-    for (int k = 0; k < plan_.steps; ++k) {
-      const Step& step = plan_.step[k];
-      const int target = plan_.targetOf[step.y];
-      if (target >= 0) value_[step.y] = plan_.target[target].data + linear * valueSize(plan_.type[step.y]);
-      step.apply(value_[step.y], value_[step.a], value_[step.b], value_[step.c], n);
-    }
+    std::byte* to[kMaxExpressionOutputs];
     for (int j = 0; j < plan_.targets; ++j) {
-      if (!plan_.target[j].direct) storeTarget(plan_, plan_.target[j], place, value_[plan_.target[j].value]);
+      if (!plan_.target[j].linear) continue;
+      Source& source = source_[plan_.out(j)];
+      to[j] = source.data + group * source.step;
+      source = {plan_.group(workspace_, plan_.out(j)), 0};
+    }
+    runGroup(plan_.code, source_, group);
+    for (int j = 0; j < plan_.targets; ++j) {
+      const Target& target = plan_.target[j];
+      if (!target.linear) continue;
+      std::memcpy(to[j], source_[plan_.out(j)].data, static_cast<size_t>(count * dtypeSize(target.dtype)));
     }
   }
 
   const Plan& plan_;
-  std::byte* value_[kMaxExpressionValues];  // where each value of the block is
+  std::byte* workspace_;
+  Source source_[kMaxSources];
 };
 
 void runElementwise(const Call& call) {
   if (call.out[0].view->count() == 0) return;
   Plan plan;
   readExpression(call, plan);
-  collapse(*call.out[0].view, plan);
-  cutBlocks(plan);
-  chooseSources(plan);
-  assignBuffers(plan);
-  const int64_t perBlock = plan.rowsPerBlock * plan.piece;
-  const int64_t perTask = std::max<int64_t>(1, kTaskElements / perBlock);
-  call.pool->run((plan.blocks + perTask - 1) / perTask, [&](int64_t task, int thread) {
-    Interpreter interpreter(plan, call.pool->workspace(thread));
-    interpreter.run(task * perTask, std::min(plan.blocks, (task + 1) * perTask));
+  plan.layout.collapse(*call.out[0].view, [&](const auto& f) {
+    for (int i = 0; i < plan.leaves; ++i) f(plan.leaf[i].strides);
+    for (int j = 0; j < plan.targets; ++j) f(plan.target[j].strides);
+  });
+  plan.layout.cutBlocks(isPlain(plan) ? kTaskElements : kBlockBytes / (plan.wide ? 8 : 4));
+  choosePlaces(plan);
+  Coder(plan).write();
+  const int64_t perTask = std::max<int64_t>(1, kTaskElements / plan.layout.perBlock());
+  call.pool->run((plan.layout.blocks + perTask - 1) / perTask, [&](int64_t task, int thread) {
+    Worker worker(plan, call.pool->workspace(thread));
+    worker.run(task * perTask, std::min(plan.layout.blocks, (task + 1) * perTask));
   });
 }
 
