@@ -393,6 +393,9 @@ MESHWORK_INLINE F32 max(F32 a, F32 b) { return (F32)_mm512_max_ps((__m512)a, (__
 MESHWORK_INLINE F64 max(F64 a, F64 b) { return (F64)_mm512_max_pd((__m512d)a, (__m512d)b); }
 MESHWORK_INLINE F32 min(F32 a, F32 b) { return (F32)_mm512_min_ps((__m512)a, (__m512)b); }
 MESHWORK_INLINE F64 min(F64 a, F64 b) { return (F64)_mm512_min_pd((__m512d)a, (__m512d)b); }
+#elif MESHWORK_ISA_LEVEL == 1
+MESHWORK_INLINE F32 max(F32 a, F32 b) { return (F32)_mm256_max_ps((__m256)a, (__m256)b); }
+MESHWORK_INLINE F32 min(F32 a, F32 b) { return (F32)_mm256_min_ps((__m256)a, (__m256)b); }
 #endif
 // A NaN on either side gives NaN.
 template <class V>
@@ -405,10 +408,12 @@ MESHWORK_INLINE V minNan(V a, V b) {
 }
 #if MESHWORK_ISA_LEVEL == 2
 MESHWORK_INLINE F32 maxNan(F32 a, F32 b) {
-  return (F32)_mm512_mask_max_ps((__m512)a, _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_ORD_Q), (__m512)a, (__m512)b);
+  const __mmask16 number = _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_ORD_Q);
+  return (F32)_mm512_mask_max_ps((__m512)a, number, (__m512)a, (__m512)b);
 }
 MESHWORK_INLINE F32 minNan(F32 a, F32 b) {
-  return (F32)_mm512_mask_min_ps((__m512)a, _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_ORD_Q), (__m512)a, (__m512)b);
+  const __mmask16 number = _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_ORD_Q);
+  return (F32)_mm512_mask_min_ps((__m512)a, number, (__m512)a, (__m512)b);
 }
 #endif
 

@@ -9,7 +9,17 @@
 
 namespace meshwork::MESHWORK_ISA {
 
-// e^x: x = n ln 2 + r, |r| <= ln 2 / 2. 2^n is applied in two factors, so that denormal results round once.
+// p 2^n for a whole n, |n| < 252, rounded once: in two factors, of which one leaves no denormal.
+MESHWORK_INLINE F32 scaleBy(F32 p, F32 n) {
+#if MESHWORK_ISA_LEVEL == 2
+  return (F32)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+  const I32 whole = __builtin_convertvector(n, I32), first = whole >> 1;
+  return p * bitCast<F32>((first + 127) << 23) * bitCast<F32>((whole - first + 127) << 23);
+#endif
+}
+
+// e^x: x = n ln 2 + r, |r| <= ln 2 / 2.
 MESHWORK_INLINE F32 exp(F32 x) {
   const F32 clamped = min(max(x, splat(-104.5f)), splat(89.0f));  // a NaN becomes -104.5; mended below
   const F32 n = roundEven(clamped * 1.44269504f);
@@ -20,10 +30,7 @@ MESHWORK_INLINE F32 exp(F32 x) {
   p = p * r + 1.666651219e-01f;
   p = p * r + 0.5f;
   p = (p * (r * r) + r) + 1.0f;
-  const I32 whole = __builtin_convertvector(n, I32);
-  const I32 first = whole >> 1;
-  const F32 scaled = p * bitCast<F32>((first + 127) << 23) * bitCast<F32>((whole - first + 127) << 23);
-  return x != x ? x : scaled;
+  return x != x ? x : scaleBy(p, n);
 }
 
 // log x: x = 2^e m, m in [sqrt(1/2), sqrt 2). -inf for 0, NaN below.

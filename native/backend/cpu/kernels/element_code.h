@@ -2,6 +2,7 @@
 // computes in registers, each jumping to the next. What cannot stay in registers lies in buffers of one group.
 #pragma once
 #include <type_traits>
+#include <utility>
 
 #include "backend/cpu/kernels/rows.h"
 #include "backend/cpu/kernels/stream.h"
@@ -55,6 +56,14 @@ inline void runGroup(const Code* code, const Source* sources, int64_t group) {
   code->run(code, sources, group, F32{}, F32{}, F32{}, F32{}, F32{}, F32{}, F32{}, F32{});
 }
 
+// f(0), ..., f(n - 1), written out: the numbers in hand are found in registers by constants only.
+#define MESHWORK_FLAT __attribute__((always_inline))
+template <int n, class F>
+MESHWORK_INLINE void repeat(const F& f) {
+  [&]<int... k>(std::integer_sequence<int, k...>) MESHWORK_FLAT { (f(k), ...); }
+  (std::make_integer_sequence<int, n>{});
+}
+
 // ---- results ----
 
 template <class T>
@@ -88,10 +97,23 @@ MESHWORK_INLINE HalfOf<T> halfOf(Vec<T> both, int which) {
 template <class R, class V>
 MESHWORK_INLINE void take(Hand& hand, const V (&results)[kGroupVectors]) {
   if constexpr (sizeof(results[0][0]) == sizeof(R)) {
-    for (int k = 0; k < kGroupVectors; ++k) hand.v[k] = bitCast<F32>(results[k]);
+    repeat<kGroupVectors>([&](int k) MESHWORK_FLAT { hand.v[k] = bitCast<F32>(results[k]); });
   } else {
-    for (int k = 0; k < kGroupVectors / 2; ++k) hand.v[k] = bitCast<F32>(join<R>(results[2 * k], results[2 * k + 1]));
+    repeat<kGroupVectors / 2>(
+        [&](int k) MESHWORK_FLAT { hand.v[k] = bitCast<F32>(join<R>(results[2 * k], results[2 * k + 1])); });
   }
+}
+
+// Keeps loads in the order in which they are written: compilers turn it around, and a processor that reads ahead in
+// memory loses track.
+MESHWORK_INLINE void inOrder(F32& loaded) {
+#if MESHWORK_ISA_LEVEL == 2
+  asm volatile("" : "+v"(loaded));
+#elif defined(__x86_64__)
+  asm volatile("" : "+x"(loaded));
+#else
+  (void)loaded;
+#endif
 }
 
 // ---- bodies ----
@@ -101,7 +123,7 @@ template <class R, class T, class Op>
 struct Unary {
   MESHWORK_INLINE static void run(Hand& hand, const std::byte*, const std::byte*) {
     decltype(Op()(Vec<T>{})) results[kGroupVectors];
-    for (int k = 0; k < kGroupVectors; ++k) results[k] = Op()(inHand<T>(hand, k));
+    repeat<kGroupVectors>([&](int k) MESHWORK_FLAT { results[k] = Op()(inHand<T>(hand, k)); });
     take<R>(hand, results);
   }
 };
@@ -112,10 +134,12 @@ struct Binary {
   MESHWORK_INLINE static void run(Hand& hand, const std::byte* x, const std::byte*) {
     decltype(Op()(Vec<T>{}, Vec<T>{})) results[kGroupVectors];
     const Vec<T> first = vectorAt<T>(x, 0);
-    for (int k = 0; k < kGroupVectors; ++k) {
-      const Vec<T> own = inHand<T>(hand, k), other = uniform ? first : vectorAt<T>(x, k);
-      results[k] = reversed ? Op()(other, own) : Op()(own, other);
-    }
+    repeat<kGroupVectors>([&](int k) MESHWORK_FLAT {
+      F32 other = bitCast<F32>(uniform ? first : vectorAt<T>(x, k));
+      if constexpr (!uniform) inOrder(other);
+      results[k] = reversed ? Op()(bitCast<Vec<T>>(other), inHand<T>(hand, k))
+                            : Op()(inHand<T>(hand, k), bitCast<Vec<T>>(other));
+    });
     take<R>(hand, results);
   }
 };
@@ -125,7 +149,7 @@ template <class T>
 struct Select {
   MESHWORK_INLINE static void run(Hand& hand, const std::byte* x, const std::byte* y) {
     Vec<T> results[kGroupVectors];
-    for (int k = 0; k < kGroupVectors; ++k) {
+    repeat<kGroupVectors>([&](int k) MESHWORK_FLAT {
       const Vec<T> yes = vectorAt<T>(x, k), no = vectorAt<T>(y, k);
       if constexpr (sizeof(T) == sizeof(int32_t)) {
         results[k] = inHand<int32_t>(hand, k) != 0 ? yes : no;
@@ -133,7 +157,7 @@ struct Select {
         const I64 take = __builtin_convertvector(halfOf<int32_t>(inHand<int32_t>(hand, k / 2), k % 2), I64);
         results[k] = take != 0 ? yes : no;
       }
-    }
+    });
     take<T>(hand, results);
   }
 };
@@ -167,7 +191,10 @@ MESHWORK_INLINE Vec<ValueOf<T>> fetch(const std::byte* from, int k) {
 template <class T, bool wide>
 struct Load {
   MESHWORK_INLINE static void run(Hand& hand, const std::byte* x, const std::byte*) {
-    for (int k = 0; k < vectorsFor<ValueOf<T>>(wide); ++k) hand.v[k] = bitCast<F32>(fetch<T>(x, k));
+    repeat<vectorsFor<ValueOf<T>>(wide)>([&](int k) MESHWORK_FLAT {
+      hand.v[k] = bitCast<F32>(fetch<T>(x, k));
+      inOrder(hand.v[k]);
+    });
   }
 };
 
@@ -177,7 +204,7 @@ struct Widen {
   MESHWORK_INLINE static void run(Hand&, const std::byte* x, const std::byte* y) {
     using V = ValueOf<T>;
     V* to = reinterpret_cast<V*>(const_cast<std::byte*>(y));
-    for (int k = 0; k < vectorsFor<V>(wide); ++k) store(to + k * kLanes<V>, fetch<T>(x, k));
+    repeat<vectorsFor<V>(wide)>([&](int k) MESHWORK_FLAT { store(to + k * kLanes<V>, fetch<T>(x, k)); });
   }
 };
 
@@ -186,7 +213,7 @@ template <class T, class V, bool wide>
 struct Store {
   MESHWORK_INLINE static void run(const Hand& hand, const std::byte* x, const std::byte*) {
     T* to = reinterpret_cast<T*>(const_cast<std::byte*>(x));
-    for (int k = 0; k < vectorsFor<V>(wide); ++k) {
+    repeat<vectorsFor<V>(wide)>([&](int k) MESHWORK_FLAT {
       const Vec<V> value = inHand<V>(hand, k);
       if constexpr (__is_same(T, uint8_t)) {
         const auto flags = (value != 0) & 1;
@@ -194,14 +221,15 @@ struct Store {
       } else {
         store(to + k * kLanes<V>, value);
       }
-    }
+    });
   }
 };
 
 // The same past the caches.
 struct StreamStore {
   MESHWORK_INLINE static void run(const Hand& hand, const std::byte* x, const std::byte*) {
-    for (int k = 0; k < kGroupVectors; ++k) streamVector(const_cast<std::byte*>(x) + k * kVectorBytes, hand.v[k]);
+    repeat<kGroupVectors>([&](int k)
+                              MESHWORK_FLAT { streamVector(const_cast<std::byte*>(x) + k * kVectorBytes, hand.v[k]); });
   }
 };
 

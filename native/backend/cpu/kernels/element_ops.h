@@ -120,11 +120,11 @@ struct Cast {
   MESHWORK_INLINE static void run(Hand& hand, const std::byte*, const std::byte*) {
     const Hand from = hand;
     if constexpr (sizeof(R) == 8 && sizeof(T) == 4) {
-      for (int k = 0; k < kGroupVectors; ++k) {
+      repeat<kGroupVectors>([&](int k) MESHWORK_FLAT {
         hand.v[k] = bitCast<F32>(__builtin_convertvector(halfOf<T>(inHand<T>(from, k / 2), k % 2), Vec<R>));
-      }
+      });
     } else if constexpr (sizeof(R) == 4 && sizeof(T) == 8) {
-      for (int k = 0; k < kGroupVectors / 2; ++k) {
+      repeat<kGroupVectors / 2>([&](int k) MESHWORK_FLAT {
         const Vec<T> low = inHand<T>(from, 2 * k), high = inHand<T>(from, 2 * k + 1);
         if constexpr (__is_same(R, int32_t)) {
           const HalfOf<R> halves[2] = {truncated<HalfOf<R>>(low), truncated<HalfOf<R>>(high)};
@@ -132,13 +132,12 @@ struct Cast {
         } else {
           hand.v[k] = bitCast<F32>(join<R>(low, high));
         }
-      }
+      });
     } else if constexpr (__is_same(R, int32_t) && __is_same(T, float)) {
-      for (int k = 0; k < kGroupVectors; ++k) hand.v[k] = bitCast<F32>(truncated<I32>(inHand<T>(from, k)));
+      repeat<kGroupVectors>([&](int k) MESHWORK_FLAT { hand.v[k] = bitCast<F32>(truncated<I32>(inHand<T>(from, k))); });
     } else if constexpr (!__is_same(R, T)) {
-      for (int k = 0; k < kGroupVectors; ++k) {
-        hand.v[k] = bitCast<F32>(__builtin_convertvector(inHand<T>(from, k), Vec<R>));
-      }
+      repeat<kGroupVectors>(
+          [&](int k) MESHWORK_FLAT { hand.v[k] = bitCast<F32>(__builtin_convertvector(inHand<T>(from, k), Vec<R>)); });
     }
   }
 };
