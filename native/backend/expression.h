@@ -1,4 +1,4 @@
-// The expression words of the elementwise kernel: what both its check and its interpreter read.
+// The expression words of the elementwise kernel: what its check and the backends read.
 #pragma once
 #include "backend/kernel.h"
 #include "core/inline.h"
