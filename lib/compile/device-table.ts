@@ -13,7 +13,7 @@ export function deviceTable(layout: MeshLayout, rank: number): DeviceTable {
         case "literal":
           return [entry.value];
         case "start":
-          return [startOf(entry, layout, place)];
+          return [startOf(entry, layout, place) + (entry.plus ?? 0)];
         case "counts":
           return counts(entry, layout, place);
         case "ring":

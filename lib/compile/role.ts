@@ -16,6 +16,7 @@ import { elementType } from "./element-type.ts";
 import { updateName } from "./names.ts";
 import type { SplitSource } from "./sources.ts";
 import type { Cell, Prologue, StepOptions } from "./step.ts";
+import type { TiedCells } from "./tied.ts";
 
 /** What the roles are made from. */
 export interface RoleInput {
@@ -27,6 +28,8 @@ export interface RoleInput {
   readonly prologue: Prologue | null;
   /** By coordinate along pp. */
   readonly closing: readonly (Graph | null)[];
+  /** Cells that are not there: what they would hold is added to another one. */
+  readonly tied: TiedCells;
   /** Coordinate along pp of the devices that hold each stage. */
   readonly deviceOfStage: readonly number[];
 }
@@ -118,8 +121,9 @@ export class Role {
   }
 
   #ownCells(): Cell[] {
-    const { cells, prologue } = this.#input;
-    return [...cells, ...(prologue?.cells ?? [])].filter((c) => c.column === this.#column);
+    const { cells, prologue, tied } = this.#input;
+    const all = [...cells, ...(prologue?.cells ?? [])];
+    return all.filter((c) => c.column === this.#column && !tied.has(c.name));
   }
 
   #openCells(): void {
@@ -221,9 +225,18 @@ export class Role {
       const node = graph.nodes[graph.values[value]!.node]!;
       if (!cell || (node.stage! < 0 ? this.#input.deviceOfStage.length - 1 : node.stage) !== stage) continue;
       const segment = segmentOf(node);
-      this.#depositor.deposit(segment, cell, view(value, segment), node.path || result);
+      const label = node.path || result;
+      const other = this.#tiedTo(graph, result);
+      const made = view(value, segment);
+      if (other === undefined) this.#depositor.deposit(segment, cell, made, label);
+      else this.#depositor.depositSum(segment, cell, [made, view(other, segment)], label);
     }
     return variant;
+  }
+
+  /** The result that is added to another one's cell. */
+  #tiedTo({ outputs }: Graph, kept: string): number | undefined {
+    return outputs.find(({ name }) => this.#input.tied.get(name) === kept)?.value;
   }
 
   /** Copies of what crosses between two stages of this device. */

@@ -19,6 +19,7 @@ import { type PassOptions, runGraphPasses, timed } from "./passes.ts";
 import { assemblePrograms } from "./assemble.ts";
 import type { SequenceLayout } from "./sequence.ts";
 import type { PlannedRun } from "./runs.ts";
+import { tieCells } from "./tied.ts";
 import type { StageWork } from "./work.ts";
 import { microSources, ofSize, type SplitSource, shardSources, withScatter, withSequences } from "./sources.ts";
 
@@ -209,6 +210,9 @@ export function compileStep(given: StepSource, options: StepOptions): CompiledSt
   const deviceOfStage = stageDevices(options.schedule);
   const cells = cellsOf(micro, deviceOfStage);
   const prologue = compilePrologue(source, options, sizes, cells);
+  const closing = closeDevices(source, options, cells, prologue);
+  // Over several microbatches each cell is a sum of its own.
+  const ties = sizes.length === 1 ? closing.map((graph) => graph && tieCells(graph, micro.get(sizes[0]!)!)) : [];
   return assemblePrograms({
     source,
     options,
@@ -216,7 +220,8 @@ export function compileStep(given: StepSource, options: StepOptions): CompiledSt
     micro,
     cells,
     prologue,
-    closing: closeDevices(source, options, cells, prologue),
+    closing: closing.map((graph, column) => ties[column]?.graph ?? graph),
+    tied: new Map(ties.flatMap((tie) => [...(tie?.tied ?? [])])),
     deviceOfStage,
   });
 }

@@ -133,8 +133,24 @@ export class ProgramBuilder {
   touch(view: View, segment: number, instruction: number): void {
     const { uses } = this.buffers[view.buffer]!;
     const use = uses.get(segment);
-    if (use) use.last = instruction;
-    else uses.set(segment, { first: instruction, last: instruction });
+    if (use) {
+      use.first = Math.min(use.first, instruction);
+      use.last = Math.max(use.last, instruction);
+    } else uses.set(segment, { first: instruction, last: instruction });
+  }
+
+  /** Puts other instructions in place of one. */
+  replace(segment: number, at: number, instructions: readonly Instruction[]): void {
+    const more = instructions.length - 1;
+    for (const { uses } of this.buffers) {
+      const use = uses.get(segment);
+      if (use && use.first > at) use.first += more;
+      if (use && use.last > at) use.last += more;
+    }
+    this.segments[segment]!.instructions.splice(at, 1, ...instructions);
+    instructions.forEach(({ inputs, outputs }, i) => {
+      for (const view of [...inputs, ...outputs]) this.touch(view, segment, at + i);
+    });
   }
 
   copy(segment: number, from: View, to: View, label: string): void {

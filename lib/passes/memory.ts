@@ -101,10 +101,9 @@ class Planner {
     buffers.forEach((buffer, index) => {
       const lifetime = this.#lifetimes.of(index);
       if (typeof buffer.home === "object" || !lifetime) return;
-      const parts = partsThatUse(this.#program, buffer);
-      const crosses = buffer.home === "slot" || (buffer.home === "auto" && buffer.uses.size > 1 && parts.size > 0);
+      const crosses = keptByMicrobatches(this.#program, buffer);
       if (crosses && this.#lifetimes.loops.length > 0) {
-        const pool = poolFor(parts);
+        const pool = poolFor(partsThatUse(this.#program, buffer));
         this.#locations[index] = { region: 1 + pools.indexOf(pool), offset: slotBuffers.add(buffer, pool, lifetime) };
       } else {
         own.push(index);
@@ -138,6 +137,8 @@ class Planner {
     }
     for (const [segment, begin] of this.#lifetimes.begins) {
       this.#program.segments[segment]!.instructions.forEach((instruction, i) => {
+        const begun = instruction.outputs.some(({ buffer }) => memories.get(buffer)?.first === begin + i);
+        if (!begun || !instruction.inputs.some(({ buffer }) => memories.get(buffer)?.last === begin + i)) return;
         for (const { taken, by } of takeovers(instruction, this.#program.buffers)) {
           const [before, after] = [memories.get(taken), memories.get(by)];
           if (!before || !after || before.last !== begin + i || after.first !== begin + i) continue;
@@ -178,6 +179,12 @@ class Planner {
     };
     return [whole, ...items.filter((i) => !through(i))];
   }
+}
+
+/** True for what a microbatch keeps from one of its segments to another. */
+function keptByMicrobatches({ segments }: ProgramBuilder, { home, uses }: VirtualBuffer): boolean {
+  if (home === "auto" && uses.size > 1) return [...uses.keys()].some((s) => segments[s]!.part !== null);
+  return home === "slot";
 }
 
 /** The parts of a stage's work that touch a buffer. */

@@ -7,91 +7,120 @@ export interface Lifetime {
   readonly last: number;
 }
 
-/** The most bytes alive at one moment: what no packing can be below. */
-export function mostAlive(items: readonly Lifetime[]): number {
+/** The moment at which most bytes are alive, and how many. */
+function fullest(items: readonly Lifetime[]): { readonly at: number; readonly bytes: number } {
   const changes = items.flatMap(({ bytes, first, last }) => [[first, bytes] as const, [last + 1, -bytes] as const]);
   changes.sort(([a, x], [b, y]) => a - b || x - y);
   let alive = 0;
-  let most = 0;
-  for (const [, bytes] of changes) {
+  let most = { at: 0, bytes: 0 };
+  for (const [at, bytes] of changes) {
     alive += bytes;
-    most = Math.max(most, alive);
+    if (alive > most.bytes) most = { at, bytes: alive };
   }
   return most;
 }
 
-/** Offsets for intervals in time such that those alive together do not overlap: largest first, best fit. */
-export function packLifetimes(items: readonly Lifetime[]): { offsets: number[]; total: number } {
+/** The most bytes alive at one moment: what no packing can be below. */
+export function mostAlive(items: readonly Lifetime[]): number {
+  return fullest(items).bytes;
+}
+
+/** Places for things, and the bytes of all. */
+export interface Packing {
+  readonly offsets: number[];
+  readonly total: number;
+}
+
+/** A packing that takes more than this share of what is alive at most is not the last one tried. */
+const goodEnough = 1.005;
+
+/**
+ * Offsets for intervals in time such that those alive together do not overlap: one by one, best fit, in some order. That
+ * of size is tried first, then others that begin with what is alive at the fullest moment; the best is taken.
+ */
+export function packLifetimes(items: readonly Lifetime[]): Packing {
+  const { at, bytes } = fullest(items);
+  const fits = ({ total }: Packing): boolean => total <= goodEnough * bytes;
+  const bySize = (a: Lifetime, b: Lifetime): number => b.bytes - a.bytes || a.first - b.first;
+  const then = (atFullest: (a: Lifetime, b: Lifetime) => number) => {
+    const alive = ({ first, last }: Lifetime): boolean => first <= at && at <= last;
+    return (a: Lifetime, b: Lifetime): number =>
+      Number(alive(b)) - Number(alive(a)) || (alive(a) && atFullest(a, b)) || bySize(a, b);
+  };
+  let best = packInOrder(items, bySize);
+  for (const order of [then((a, b) => a.first - b.first), then((a, b) => b.last - a.last)]) {
+    if (fits(best)) break;
+    const other = packInOrder(items, order);
+    if (other.total < best.total) best = other;
+  }
+  return best;
+}
+
+function packInOrder(items: readonly Lifetime[], before: (a: Lifetime, b: Lifetime) => number): Packing {
   const offsets = new Array<number>(items.length).fill(0);
-  const order = items
-    .map((_, i) => i)
-    .sort((a, b) => items[b]!.bytes - items[a]!.bytes || items[a]!.first - items[b]!.first);
+  const order = items.map((_, i) => i).sort((a, b) => before(items[a]!, items[b]!));
   const placed = new PlacedItems(items, offsets);
   let total = 0;
   for (const i of order) {
-    const item = items[i]!;
+    const { bytes, first, last } = items[i]!;
     let best = -1;
     let bestGap = Number.POSITIVE_INFINITY;
     let end = 0;
-    for (const p of placed.alongside(item)) {
+    for (const p of placed.near(items[i]!)) {
+      const other = items[p]!;
+      if (other.last < first || last < other.first) continue;
       const gap = offsets[p]! - end;
-      if (gap >= item.bytes && gap < bestGap) {
+      if (gap >= bytes && gap < bestGap) {
         best = end;
         bestGap = gap;
       }
-      end = Math.max(end, offsets[p]! + items[p]!.bytes);
+      end = Math.max(end, offsets[p]! + other.bytes);
     }
     offsets[i] = best >= 0 ? best : end;
-    total = Math.max(total, offsets[i]! + item.bytes);
+    total = Math.max(total, offsets[i]! + bytes);
     placed.add(i);
   }
   return { offsets, total };
 }
 
-/**
- * Instructions of one stretch of time: most scratch lives for a few, so that few stretches are to be looked through.
- */
+/** Moments of one stretch of time: most scratch lives for a few, so that what else lives then is found in one. */
 const stretch = 64;
 
-/** Items that have their places, found by the time in which they are alive. */
+/** Items that have their places, by offset: all of them, and those alive in each stretch of time. */
 class PlacedItems {
   readonly #items: readonly Lifetime[];
   readonly #offsets: readonly number[];
+  readonly #all: number[] = [];
   readonly #stretches: number[][] = [];
-  /** When each item was placed; and the search in which it was last met. */
-  readonly #turn: number[];
-  readonly #met: number[];
-  #turns = 0;
-  #searches = 0;
 
   constructor(items: readonly Lifetime[], offsets: readonly number[]) {
     this.#items = items;
     this.#offsets = offsets;
-    this.#turn = items.map(() => 0);
-    this.#met = items.map(() => 0);
   }
 
   add(i: number): void {
-    this.#turn[i] = ++this.#turns;
     const { first, last } = this.#items[i]!;
+    this.#insert(this.#all, i);
     for (let s = Math.floor(first / stretch); s <= Math.floor(last / stretch); s++) {
       this.#stretches[s] ??= [];
-      this.#stretches[s]!.push(i);
+      this.#insert(this.#stretches[s]!, i);
     }
   }
 
-  /** Those that are alive at some time of a lifetime, by offset, then in the order in which they were placed. */
-  alongside({ first, last }: Lifetime): number[] {
-    const search = ++this.#searches;
-    const found: number[] = [];
-    for (let s = Math.floor(first / stretch); s <= Math.floor(last / stretch); s++) {
-      for (const p of this.#stretches[s] ?? []) {
-        const other = this.#items[p]!;
-        if (this.#met[p] === search || other.last < first || last < other.first) continue;
-        this.#met[p] = search;
-        found.push(p);
-      }
+  #insert(list: number[], i: number): void {
+    const offset = this.#offsets[i]!;
+    let [low, high] = [0, list.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#offsets[list[middle]!]! <= offset) low = middle + 1;
+      else high = middle;
     }
-    return found.sort((a, b) => this.#offsets[a]! - this.#offsets[b]! || this.#turn[a]! - this.#turn[b]!);
+    list.splice(low, 0, i);
+  }
+
+  /** All that are alive at some time of a lifetime, and others, by offset. */
+  near({ first, last }: Lifetime): readonly number[] {
+    const s = Math.floor(first / stretch);
+    return s === Math.floor(last / stretch) ? (this.#stretches[s] ?? []) : this.#all;
   }
 }
