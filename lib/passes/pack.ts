@@ -35,8 +35,8 @@ export interface Packing {
 const goodEnough = 1.005;
 
 /**
- * Offsets for intervals in time such that those alive together do not overlap: one by one, best fit, in some order. That
- * of size is tried first, then others that begin with what is alive at the fullest moment; the best is taken.
+ * Offsets for intervals in time such that those alive together do not overlap: one by one, best fit, in some order.
+ * That of size is tried first, then others that begin with what is alive at the fullest moment; the best is taken.
  */
 export function packLifetimes(items: readonly Lifetime[]): Packing {
   const { at, bytes } = fullest(items);

@@ -1,5 +1,5 @@
-// A table that is read twice, as embedding and as head: its gradients are added up in one memory, a few rows at a time.
-// fsdp splits the gradients as they are made, so that nothing of it applies there: it is what the others are held against.
+// A table that is read twice, as embedding and as head: its gradients are added up in one memory, some rows at a time.
+// fsdp splits gradients as they are made, so that nothing of it applies there: the others are held against that.
 import assert from "node:assert/strict";
 import { createModel } from "../../lib/nn/load.ts";
 import { sgd } from "../../lib/optim/optimizer.ts";
