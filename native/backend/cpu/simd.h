@@ -461,9 +461,15 @@ MESHWORK_INLINE F32 roundEven(F32 x) {
 #endif
 }
 MESHWORK_INLINE F64 roundEven(F64 x) {
+#if MESHWORK_ISA_LEVEL == 2
+  return (F64)_mm512_roundscale_pd((__m512d)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif MESHWORK_ISA_LEVEL == 1
+  return (F64)_mm256_round_pd((__m256d)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
   const F64 big = copySign(splat(4503599627370496.0), x);
   const F64 rounded = copySign((x + big) - big, x);
   return abs(x) < 4503599627370496.0 ? rounded : x;
+#endif
 }
 template <class V>
 MESHWORK_INLINE V floor(V x) {

@@ -69,49 +69,65 @@ void norm(const Call& call) {
 
 // ---- backward ----
 
-// dw += d (x - mean) rstd and db += d in float64, for n columns.
-template <bool kCentred, class V>
-MESHWORK_INLINE void addToColumns(V d, V x, double mean, double rstd, double* dw, double* db, int n) {
-  constexpr int lanes = kLanes<double>;
-  for (int k = 0; k * lanes < n; ++k) {
-    const int m = std::min(n - k * lanes, lanes);
-    const F64 wide = partOf(d, k), h = (partOf(x, k) - mean) * rstd;
-    double *dwPart = dw + k * lanes, *dbPart = db + k * lanes;
-    storeSome(dwPart, loadSome(dwPart, m) + wide * h, m);
-    if constexpr (kCentred) storeSome(dbPart, loadSome(dbPart, m) + wide, m);
-  }
-}
-
-// Adds a row's part of dw and db, and writes its dx. With h = (x - mean) rstd and g = dy w:
-// dx = rstd (g - mean(g) - h mean(g h)), without mean(g) where nothing was centred.
+// With h = (x - mean) rstd and g = dy w: dx = rstd (g - mean(g) - h mean(g h)), without mean(g) where nothing was
+// centred; dw and db are sums over rows of dy h and of dy.
 template <class T, class W, bool kCentred>
-void normGradRow(const Call& call, int64_t row, double* dw, double* db) {
+struct NormGradRow {
   using S = Compute<T>;
-  using At = Operands<kCentred>;
-  const int64_t width = call.in[1].dim(1);
-  const double size = static_cast<double>(width);
-  const T *dy = rowOf<T>(call.in[0], row), *x = rowOf<T>(call.in[1], row);
-  const W* w = call.in[2].as<W>();
-  const S rstd = *rowOf<S>(call.in[At::dRstd], row);
-  S mean = 0;
-  if constexpr (kCentred) mean = *rowOf<S>(call.in[At::dMean], row);
-  double sumG = 0;
-  if constexpr (kCentred) {
-    RowSum<S> sum;
-    sum.addVectors(width, [=](int64_t i, int n) { return loadSome(dy + i, n) * loadSome(w + i, n); });
-    sumG = sum.total();
+  const T *dy, *x;
+  T* dx;
+  S mean, rstd, meanG, meanGh;
+
+  void read(const Call& call, int64_t row) {
+    using At = Operands<kCentred>;
+    dy = rowOf<T>(call.in[0], row), x = rowOf<T>(call.in[1], row), dx = rowOf<T>(call.out[0], row);
+    const int64_t width = call.in[1].dim(1);
+    const W* w = call.in[2].as<W>();
+    rstd = *rowOf<S>(call.in[At::dRstd], row);
+    mean = 0;
+    if constexpr (kCentred) mean = *rowOf<S>(call.in[At::dMean], row);
+    RowSum<S> sumG, sumGh;
+    if constexpr (kCentred) {
+      sumG.addVectors(width, [&](int64_t i, int n) { return loadSome(dy + i, n) * loadSome(w + i, n); });
+    }
+    sumGh.addVectors(width, [&](int64_t i, int n) {
+      return loadSome(dy + i, n) * loadSome(w + i, n) * ((loadSome(x + i, n) - mean) * rstd);
+    });
+    meanG = static_cast<S>(sumG.total() / static_cast<double>(width));
+    meanGh = static_cast<S>(sumGh.total() / static_cast<double>(width));
   }
-  RowSum<S> sumGh;
-  sumGh.addVectors(width, [=](int64_t i, int n) {
-    const Vec<S> d = loadSome(dy + i, n), v = loadSome(x + i, n);
-    addToColumns<kCentred>(d, v, static_cast<double>(mean), static_cast<double>(rstd), dw + i, db + i, n);
-    return d * loadSome(w + i, n) * ((v - mean) * rstd);
-  });
-  const S meanG = static_cast<S>(sumG / size), meanGh = static_cast<S>(sumGh.total() / size);
-  T* dx = rowOf<T>(call.out[0], row);
-  forVectors<S>(width, [&](int64_t i, int n) {
-    const Vec<S> g = loadSome(dy + i, n) * loadSome(w + i, n), h = (loadSome(x + i, n) - mean) * rstd;
-    storeSome(dx + i, rstd * (kCentred ? g - meanG - h * meanGh : g - h * meanGh), n);
+};
+
+// Adds the part of kRows rows to dw and db in float64, row by row, and writes their dx.
+template <class T, class W, bool kCentred, int kRows>
+void normGradRows(const Call& call, int64_t first, double* dw, double* db) {
+  using S = Compute<T>;
+  constexpr int lanes = kLanes<double>, parts = kLanes<S> / lanes;
+  const W* w = call.in[2].as<W>();
+  NormGradRow<T, W, kCentred> rows[kRows];
+  for (int r = 0; r < kRows; ++r) rows[r].read(call, first + r);
+  forVectors<S>(call.in[1].dim(1), [&](int64_t i, int n) {
+    const Vec<S> weight = loadSome(w + i, n);
+    F64 sumW[parts], sumB[parts];
+    const auto some = [n](int k) { return std::clamp(n - k * kLanes<double>, 0, int{kLanes<double>}); };
+    for (int k = 0; k < parts; ++k) {
+      sumW[k] = loadSome(dw + i + k * lanes, some(k));
+      if constexpr (kCentred) sumB[k] = loadSome(db + i + k * lanes, some(k));
+    }
+    for (const auto& row : rows) {
+      const Vec<S> d = loadSome(row.dy + i, n), x = loadSome(row.x + i, n);
+      for (int k = 0; k < parts; ++k) {
+        const F64 wide = partOf(d, k);
+        sumW[k] += wide * ((partOf(x, k) - static_cast<double>(row.mean)) * static_cast<double>(row.rstd));
+        if constexpr (kCentred) sumB[k] += wide;
+      }
+      const Vec<S> g = d * weight, h = (x - row.mean) * row.rstd;
+      storeSome(row.dx + i, row.rstd * (kCentred ? g - row.meanG - h * row.meanGh : g - h * row.meanGh), n);
+    }
+    for (int k = 0; k < parts; ++k) {
+      storeSome(dw + i + k * lanes, sumW[k], some(k));
+      if constexpr (kCentred) storeSome(db + i + k * lanes, sumB[k], some(k));
+    }
   });
 }
 
@@ -129,9 +145,10 @@ void normGrad(const Call& call) {
   call.pool->run(parts, [&](int64_t part, int) {
     double* dw = sums + part * arrays * width;
     std::memset(dw, 0, static_cast<size_t>(bytes));
-    for (int64_t row = rows * part / parts; row < rows * (part + 1) / parts; ++row) {
-      normGradRow<T, W, kCentred>(call, row, dw, dw + width);
-    }
+    int64_t row = rows * part / parts;
+    const int64_t end = rows * (part + 1) / parts;
+    for (; row + 4 <= end; row += 4) normGradRows<T, W, kCentred, 4>(call, row, dw, dw + width);
+    for (; row < end; ++row) normGradRows<T, W, kCentred, 1>(call, row, dw, dw + width);
   });
   for (int64_t a = 0; a < arrays; ++a) {
     S* out = call.out[1 + a].as<S>();
