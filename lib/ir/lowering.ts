@@ -19,9 +19,9 @@ export interface View {
 /**
  * A number that differs between devices or microbatches; it becomes a word of the constant table ("counts": one per
  * rank). start: where this device's part of a dim of this size begins, counted from where the part over the `outer`
- * axes begins (`axes` includes them, first), `plus` so many. counts: the sizes of the parts that the ranks of `axes` hold
- * within the part over `outer`, each times `each`. ring: the same where every rank gives its whole part to the next
- * ("send") or gets that of the one before ("receive"): 0 for all others.
+ * axes begins (`axes` includes them, first), `plus` so many. counts: the sizes of the parts that the ranks of `axes`
+ * hold within the part over `outer`, each times `each`. ring: the same where every rank gives its whole part to the
+ * next ("send") or gets that of the one before ("receive"): 0 for all others.
  */
 export type TableEntry =
   | {
