@@ -151,6 +151,19 @@ MESHWORK_INLINE F32Half narrowDouble(F64 x) {
 #endif
 }
 
+MESHWORK_INLINE F32 joinHalves(F32Half low, F32Half high) {
+#if MESHWORK_ISA_LEVEL == 2
+  return (F32)_mm512_insertf32x8(_mm512_castps256_ps512((__m256)low), (__m256)high, 1);
+#elif MESHWORK_ISA_LEVEL == 1
+  return (F32)_mm256_set_m128((__m128)high, (__m128)low);
+#else
+  const F32Half halves[2] = {low, high};
+  F32 result;
+  std::memcpy(&result, halves, sizeof result);
+  return result;
+#endif
+}
+
 // ---- bf16 and f16, kLanes<float> at a time ----
 
 // A 16-bit float in the upper half of every lane, zeros in the lower; and back. With AVX-512 by one permutation each.

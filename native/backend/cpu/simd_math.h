@@ -163,11 +163,8 @@ MESHWORK_INLINE F64 sinQuarter(F64 x, int quarters) {
 MESHWORK_INLINE F32 sinQuarter(F32 x, int quarters) {
   F32Half halves[2];
   std::memcpy(halves, &x, sizeof x);
-  for (F32Half& half : halves) {
-    half = narrowDouble(sinQuarter(widenFloat(half), quarters));
-  }
-  F32 result;
-  std::memcpy(&result, halves, sizeof x);
+  const auto value = [quarters](F32Half half) { return narrowDouble(sinQuarter(widenFloat(half), quarters)); };
+  F32 result = joinHalves(value(halves[0]), value(halves[1]));
   const I32 far = abs(x) >= 1048576.0f;
   if (__builtin_expect(reduceMin(far) != 0, 0)) {
     for (int i = 0; i < kLanes<float>; ++i) {
