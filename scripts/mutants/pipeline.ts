@@ -142,9 +142,9 @@ const microbatches: readonly Mutant[] = [
     name: "results are added to their cells twice",
     class: "gradient counted twice",
     file: "lib/compile/role.ts",
-    find: "this.#depositor.deposit(segment, cell, view(value, segment), node.path || result);",
-    replace: `for (let twice = 0; twice < 2; twice++) {
-        this.#depositor.deposit(segment, cell, view(value, segment), node.path || result);
+    find: "if (other === undefined) this.#depositor.deposit(segment, cell, made, label);",
+    replace: `if (other === undefined) {
+        for (let twice = 0; twice < 2; twice++) this.#depositor.deposit(segment, cell, made, label);
       }`,
   },
   {
