@@ -150,7 +150,7 @@ class Coder {
   // The source of a value's numbers in memory.
   int memoryOf(int value) {
     const Leaf* leaf = inMemory(value);
-    if (!leaf) return value;
+    if (!leaf || widened_[value]) return value;
     if (isDirect(*leaf)) return plan_.raw(value);
     widen(value, *leaf);
     return value;
@@ -193,13 +193,13 @@ class Coder {
 
   // The targets that had to wait. Inputs that leave as they came are all read before the first target is written.
   void writeRest() {
-    for (int j = 0; j < plan_.targets; ++j) {
+    for (int j = 0; j < plan_.targets && plan_.targets > 1; ++j) {
       const Leaf* leaf = inMemory(plan_.target[j].value);
       if (leaf) widen(leaf->value, *leaf);
     }
     for (int j = 0; j < plan_.targets; ++j) {
       if (leavesAtOnce(plan_.target[j].value)) continue;
-      add(kLoadGroup, plan_.target[j].value, 0);
+      load(plan_.target[j].value);
       store(j);
     }
   }
