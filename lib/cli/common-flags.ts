@@ -18,7 +18,7 @@ export const deviceFlag = choiceFlag(["auto", "cpu", "cuda"], {
 
 export const precisionFlag = choiceFlag(["f32", "bf16", "fp16"], {
   help: "type to compute in; master weights and optimizer stay float32",
-  defaultText: "bf16 on CUDA, f32 on the CPU",
+  defaultText: "bf16 on GPUs and processors with AMX, f32 on others",
 });
 
 export const seedFlag = integerFlag({ help: "picks weights, data order and dropout, or samples", min: 0, default: 0 });

@@ -6,6 +6,7 @@ import { Placement } from "../train/placement.ts";
 import type { GenerateOptions } from "./generate-flags.ts";
 import { type CliIo, EXIT } from "./io.ts";
 import { createLog } from "./log.ts";
+import { precisionOn } from "./precision.ts";
 import { prepareGeneration } from "./prepare-generation.ts";
 
 /** Runs the verb; returns the exit code. */
@@ -16,7 +17,7 @@ export async function runGenerate(options: GenerateOptions, io: CliIo): Promise<
   const axes = Object.fromEntries(Object.entries(options.mesh ?? {}).filter(([, n]) => n > 1));
   await using mesh = await Mesh.open({ device: options.device ?? "auto", axes });
   const placement = await Placement.of(mesh, model);
-  using generator = new Generator(placement, model, options.precision ?? "f32");
+  using generator = new Generator(placement, model, precisionOn(mesh.engine.kind, options.precision));
   const log = createLog({ log: options.log, io });
   const stream = tokenizer?.stream();
   const made: number[] = [];

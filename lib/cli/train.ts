@@ -15,6 +15,7 @@ import { type StepResult, type TrainStep, trainStep } from "../train/step.ts";
 import type { GivenFlag } from "./flags.ts";
 import { type CliIo, EXIT } from "./io.ts";
 import { createLog, type Log } from "./log.ts";
+import { type Precision, precisionOn } from "./precision.ts";
 import { type PreparedTraining, prepareTraining } from "./prepare-training.ts";
 import { findResumption, hasCheckpoints, type Resumption } from "./resume.ts";
 import { overflowed, RunCheckpoints } from "./run-checkpoints.ts";
@@ -27,9 +28,12 @@ const mostSkipped = 10;
 /** Tokens of the sample that ends a run. */
 const sampleTokens = 256;
 
+/** A run whose type to compute in is decided. */
+type Prepared = PreparedTraining & { readonly settings: { readonly precision: Precision } };
+
 /** Everything a running training uses. */
 interface Run {
-  readonly prepared: PreparedTraining;
+  readonly prepared: Prepared;
   readonly model: LanguageModel;
   readonly mesh: Mesh;
   readonly step: TrainStep<"inputs" | "targets">;
@@ -45,25 +49,27 @@ interface Run {
 
 /** Runs the verb; returns the exit code. */
 export async function runTrain(
-  asked: TrainOptions,
+  flags: TrainOptions,
   io: CliIo,
   givenNow: ReadonlyMap<string, GivenFlag> = new Map(),
 ): Promise<number> {
-  const resumption = asked.resume === undefined ? undefined : await findResumption(asked, givenNow);
-  const { options, given } = resumption ?? { options: asked, given: givenNow };
+  const resumption = flags.resume === undefined ? undefined : await findResumption(flags, givenNow);
+  const { options, given } = resumption ?? { options: flags, given: givenNow };
   if (resumption === undefined && options.out !== undefined && (await hasCheckpoints(options.out))) {
     throw new UsageError(
       `--out ${options.out}: it holds the checkpoints of a run; go on with it by --resume ${options.out}, or name another folder`,
     );
   }
-  const prepared = await prepareTraining(options);
-  const { settings } = prepared;
+  const asked = await prepareTraining(options);
+  const { settings } = asked;
   const out = resumption?.runFolder ?? options.out;
-  await using folder = await RunFolder.create({ out, name: prepared.name });
+  await using folder = await RunFolder.create({ out, name: asked.name });
   const log = createLog({ log: options.log, io, steps: settings.steps });
   const axes = Object.fromEntries(Object.entries(settings.mesh).filter(([, n]) => n > 1));
   try {
     await using mesh = await Mesh.open({ device: settings.device, axes });
+    const precision = precisionOn(mesh.engine.kind, settings.precision);
+    const prepared = { ...asked, settings: { ...settings, precision } };
     const model =
       prepared.weightsFrom === undefined
         ? createModel(prepared.config)
@@ -82,7 +88,8 @@ export async function runTrain(
       log,
       signal: io.signal,
       options,
-      given,
+      // A run that goes on elsewhere computes in the same type, whatever is best there.
+      given: new Map([...given, ["precision", given.get("precision") ?? { json: precision }]]),
       resumption,
       emit,
     });
@@ -94,7 +101,7 @@ export async function runTrain(
 function compileTraining(
   mesh: Mesh,
   model: LanguageModel,
-  prepared: PreparedTraining,
+  prepared: Prepared,
 ): Promise<TrainStep<"inputs" | "targets">> {
   const { settings } = prepared;
   return trainStep(mesh, model, {
@@ -109,7 +116,7 @@ function compileTraining(
     compareRecompute: true,
     zero: settings.zero,
     sequenceParallel: settings.sequenceParallel,
-    precision: settings.precision ?? "f32",
+    precision: settings.precision,
     clipNorm: settings.clipNorm,
     seed: settings.seed,
   });
@@ -128,8 +135,7 @@ async function train(run: Run): Promise<number> {
     recompute: step.plan.recompute,
     policies: step.plan.policies,
   });
-  const precision = settings.precision ?? "f32";
-  using generator = new Generator(step.placement, model, precision);
+  using generator = new Generator(step.placement, model, settings.precision);
   using evaluation = dataset.validationSamples > 0 ? await compileEvaluation(run) : null;
   const wantsSample = prepared.data.tokenizer !== undefined;
   if (wantsSample) await generator.prepare(Math.min(model.config.maxPositions, sampleTokens));
@@ -239,7 +245,7 @@ function compileEvaluation(run: Run): Promise<ForwardStep> {
     {
       batchSize: settings.batchSize,
       microbatches: settings.microbatches,
-      precision: settings.precision ?? "f32",
+      precision: settings.precision,
       sequenceParallel: settings.sequenceParallel,
     },
   );

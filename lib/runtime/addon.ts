@@ -54,6 +54,8 @@ export interface EngineOptions {
   readonly devices: number;
   /** Threads of each device; 0: the cores are shared out, at least one each. */
   readonly threads?: number;
+  /** Keeps every thread of CPU devices on a core of its own, as far as there are cores (Linux). */
+  readonly pin?: boolean;
   /** A transfer ends only when its sends were received: for tests of schedules. */
   readonly unbuffered?: boolean;
   /** A rank that waits while nothing at all moves for this long fails the run; 0: never. Default 60000. */
@@ -129,7 +131,14 @@ export interface Native extends CheckpointNative {
   info(): AddonInfo;
   cudaStatus(): CudaStatus;
   cudaLibraries(): CudaLibrary[];
-  engineOpen(backend: string, devices: number, threads: number, unbuffered: boolean, timeoutMs: number): EngineHandle;
+  engineOpen(
+    backend: string,
+    devices: number,
+    threads: number,
+    unbuffered: boolean,
+    timeoutMs: number,
+    pin: boolean,
+  ): EngineHandle;
   engineClose(engine: EngineHandle): void;
   bufferAlloc(engine: EngineHandle, device: number, bytes: number): BufferHandle;
   bufferFree(engine: EngineHandle, buffer: BufferHandle): void;
@@ -258,8 +267,8 @@ export function cudaLibraries(): CudaLibrary[] {
 
 /** Starts the devices. Throws DeviceError where there are none of the kind. */
 export function engineOpen(options: EngineOptions): EngineHandle {
-  const { backend, devices, threads = 0, unbuffered = false, timeoutMs = 60000 } = options;
-  return call((a) => a.engineOpen(backend, devices, threads, unbuffered, timeoutMs));
+  const { backend, devices, threads = 0, unbuffered = false, timeoutMs = 60000, pin = false } = options;
+  return call((a) => a.engineOpen(backend, devices, threads, unbuffered, timeoutMs, pin));
 }
 
 /** Aborts what runs (its promises reject with AbortedError), joins the devices' threads and frees everything. */

@@ -17,6 +17,8 @@ export interface EngineSettings {
   readonly devices: number;
   /** Threads of each device; by default the cores are shared out. */
   readonly threads?: number;
+  /** Keeps every thread of CPU devices on a core of its own, as far as there are cores (Linux). */
+  readonly pin?: boolean;
   /** Sends wait for their receives (tests of schedules). */
   readonly unbuffered?: boolean;
   /** Longest time nothing may move while ranks wait for each other, in ms. */
@@ -53,6 +55,7 @@ export class Engine implements Disposable {
       backend: settings.device,
       devices: settings.devices,
       ...(settings.threads === undefined ? {} : { threads: settings.threads }),
+      ...(settings.pin === undefined ? {} : { pin: settings.pin }),
       ...(settings.unbuffered === undefined ? {} : { unbuffered: settings.unbuffered }),
       ...(settings.timeoutMs === undefined ? {} : { timeoutMs: settings.timeoutMs }),
     });

@@ -26,6 +26,8 @@ export interface MeshOptions<Axis extends string = string> {
   readonly axes?: Readonly<Partial<Record<Axis, number>>>;
   /** Threads of each CPU device; the cores are shared out by default. */
   readonly threads?: number;
+  /** Keeps every thread of CPU devices on a core of its own, as far as there are cores (Linux). */
+  readonly pin?: boolean;
   /** Sends wait for their receives (tests of schedules). */
   readonly unbuffered?: boolean;
   /** Longest time nothing may move while ranks wait for each other, in ms. */
@@ -65,6 +67,7 @@ export class Mesh<Axis extends string = string> implements TensorContext, AsyncD
       device,
       devices: layout.devices,
       ...(options.threads === undefined ? {} : { threads: options.threads }),
+      ...(options.pin === undefined ? {} : { pin: options.pin }),
       ...(options.unbuffered === undefined ? {} : { unbuffered: options.unbuffered }),
       ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
     });
@@ -248,7 +251,7 @@ function checkOptions(options: MeshOptions): void {
   if (typeof options !== "object" || options === null) {
     throw new MeshError(`Mesh.open takes an object of options, not ${describe(options)}`);
   }
-  const { axes = {}, device, threads, timeoutMs } = options;
+  const { axes = {}, device, threads, timeoutMs, pin, unbuffered } = options;
   if (typeof axes !== "object" || axes === null || Array.isArray(axes)) {
     throw new MeshError(`axes must be an object of sizes such as { dp: 2, tp: 2 }, not ${describe(axes)}`);
   }
@@ -261,6 +264,10 @@ function checkOptions(options: MeshOptions): void {
   ] as const) {
     if (value === undefined || (Number.isInteger(value) && value >= 0 && value <= max)) continue;
     throw new MeshError(`${name} must be a whole number from 0 to ${max}, not ${describe(value)}`);
+  }
+  for (const [name, value] of Object.entries({ pin, unbuffered })) {
+    if (value === undefined || typeof value === "boolean") continue;
+    throw new MeshError(`${name} must be true or false, not ${describe(value)}`);
   }
 }
 

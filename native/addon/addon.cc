@@ -101,7 +101,7 @@ void reportMemory(const Args& args, int64_t before, int64_t after) {
   if (after != before) Napi::MemoryManagement::AdjustExternalMemory(args.env(), after - before);
 }
 
-// engineOpen(backend, devices, threads, unbuffered, timeoutMs): handle
+// engineOpen(backend, devices, threads, unbuffered, timeoutMs, pin): handle
 Napi::Value engineOpen(const Args& args) {
   EngineOptions options;
   options.backend = args.string(0, "backend");
@@ -109,6 +109,7 @@ Napi::Value engineOpen(const Args& args) {
   options.threads = static_cast<int>(args.integer(2, "threads", 0, 1024));
   options.unbuffered = args.boolean(3, "unbuffered");
   options.timeoutMs = args.integer(4, "timeoutMs", 0, INT32_MAX);
+  options.pin = args.boolean(5, "pin");
   std::unique_ptr<Engine> engine;
   throwUnless(args.env(), Engine::open(options, &engine));
   return number(args, stateOf(args).engines.add(std::move(engine)));

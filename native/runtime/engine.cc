@@ -25,11 +25,13 @@ CommunicatorOptions communicatorOptions(const EngineOptions& options, const Back
 }  // namespace
 
 struct Engine::Device {
-  Device(int rank, Backend& backend, Communicator& communicator, int threads, bool spin)
+  Device(int rank, Backend& backend, Communicator& communicator, int threads, bool spin, bool pin)
       : index(rank),
-        pool(threads, backend.computes() && backend.queue(rank) == nullptr ? Pool::kWorkspaceBytes : 0, spin),
+        core(pin ? rank * threads : -1),
+        pool(threads, backend.computes() && backend.queue(rank) == nullptr ? Pool::kWorkspaceBytes : 0, spin, core),
         executor(makeExecutor(rank, backend, communicator, pool)) {}
   const int index;
+  const int core;  // that its own thread stays on, or -1
   Pool pool;
   const std::unique_ptr<Executor> executor;
   std::shared_ptr<Buffer> arena, nextArena;  // nextArena replaces arena before the next run
@@ -65,7 +67,7 @@ Engine::Engine(const EngineOptions& options, std::shared_ptr<Backend> backend,
     : options_(options), backend_(std::move(backend)), communicator_(std::move(communicator)) {
   const bool spin = options.devices * threads <= machineCores();
   for (int d = 0; d < options.devices; ++d) {
-    devices_.push_back(std::make_unique<Device>(d, *backend_, *communicator_, threads, spin));
+    devices_.push_back(std::make_unique<Device>(d, *backend_, *communicator_, threads, spin, options.pin));
   }
   const auto n = static_cast<size_t>(options.devices);
   stats_.threads = threads;
@@ -293,6 +295,7 @@ void Engine::dispatch() {
 }
 
 void Engine::loop(Device& device) {
+  if (device.core >= 0) pinThread(device.core);
   for (uint32_t seen = 0;; ++seen) {
     while (epoch_.load(std::memory_order_acquire) == seen) epoch_.wait(seen, std::memory_order_acquire);
     if (stop_.load()) return;

@@ -26,6 +26,7 @@ struct EngineOptions {
   std::string backend = "cpu";
   int devices = 1;
   int threads = 0;          // of each device; 0: the machine's cores shared out, at least one
+  bool pin = false;         // every thread stays on a core of its own, as far as there are cores
   bool unbuffered = false;  // a transfer ends when its sends were received (tests)
   int64_t timeoutMs = 60000;
 };

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/spin.h"
+#include "runtime/machine.h"
 
 namespace meshwork {
 namespace {
@@ -79,7 +80,7 @@ struct Pool::Shared {
   }
 };
 
-Pool::Pool(int threads, size_t workspaceBytes, bool spin) : threads_(threads < 1 ? 1 : threads) {
+Pool::Pool(int threads, size_t workspaceBytes, bool spin, int core) : threads_(threads < 1 ? 1 : threads) {
   workspaceBytes_ = (workspaceBytes + 63) / 64 * 64;
   shared_ = std::make_unique<Shared>();
   shared_->spin = spin && static_cast<unsigned>(threads_) <= std::thread::hardware_concurrency();
@@ -89,7 +90,12 @@ Pool::Pool(int threads, size_t workspaceBytes, bool spin) : threads_(threads < 1
     if (shared_->workspace == nullptr) throw std::bad_alloc();
   }
   try {
-    for (int t = 1; t < threads_; ++t) shared_->helpers.emplace_back([s = shared_.get(), t] { s->help(t); });
+    for (int t = 1; t < threads_; ++t) {
+      shared_->helpers.emplace_back([s = shared_.get(), t, core] {
+        if (core >= 0) pinThread(core + t);
+        s->help(t);
+      });
+    }
   } catch (...) {  // no more threads to be had: those already running must be joined before they are destroyed
     shared_->join();
     throw;

@@ -14,7 +14,8 @@ class Pool {
  public:
   // `threads` counts the caller: 1 makes no thread. Each thread owns `workspaceBytes` of scratch, 64-byte aligned.
   // `spin`: idle threads poll for some microseconds before they sleep; off where threads outnumber cores.
-  explicit Pool(int threads, size_t workspaceBytes = kWorkspaceBytes, bool spin = true);
+  // `core`: threads other than the caller's stay on the cores behind this one (see pinThread); -1: where they like.
+  explicit Pool(int threads, size_t workspaceBytes = kWorkspaceBytes, bool spin = true, int core = -1);
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;

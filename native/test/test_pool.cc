@@ -3,6 +3,11 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#include "runtime/machine.h"
 #include "runtime/pool.h"
 #include "test/harness.h"
 
@@ -38,6 +43,32 @@ TEST(pool_every_block_once) {
     everyBlockOnce(threads, true);
   }
 }
+
+#if defined(__linux__)
+TEST(pool_pinned_threads_stay_on_their_cores) {
+  cpu_set_t before;
+  CPU_ZERO(&before);
+  CHECK_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  Pool pool(3, 0, true, 0);
+  std::atomic<int> pinned{0}, reached{0};
+  std::thread caller([&] {  // the thread that runs a device
+    pinThread(0);
+    pool.run(3, [&](int64_t, int) {
+      cpu_set_t own;
+      CPU_ZERO(&own);
+      if (sched_getaffinity(0, sizeof own, &own) == 0 && CPU_COUNT(&own) == 1) ++pinned;
+      ++reached;
+      while (reached.load() < 3) std::this_thread::yield();  // so that each thread takes one
+    });
+  });
+  caller.join();
+  CHECK_EQ(pinned.load(), 3);
+  cpu_set_t after;
+  CPU_ZERO(&after);
+  CHECK_EQ(sched_getaffinity(0, sizeof after, &after), 0);
+  CHECK(CPU_EQUAL(&before, &after));
+}
+#endif
 
 TEST(pool_helpers_that_sleep_are_woken) {
   Pool pool(3, 0, true);

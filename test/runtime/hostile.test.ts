@@ -110,7 +110,7 @@ describe("runtime/addon with hostile values", () => {
   let good: Record<string, readonly unknown[]> = {};
 
   beforeEach(() => {
-    engine = Number(addon.engineOpen!("cpu", 1, 1, false, 1000));
+    engine = Number(addon.engineOpen!("cpu", 1, 1, false, 1000, false));
     const buffer = addon.bufferAlloc!(engine, 0, 64);
     const memory = addon.memoryAlloc!(64);
     const checkpoint = addon.checkpointNew!();
@@ -151,7 +151,7 @@ describe("runtime/addon with hostile values", () => {
       checkpointClose: [checkpoint],
       folderSteps: [["syncFolder"], ["/no/such/folder"], [""]],
       memoryFree: [memory],
-      engineOpen: ["null", 1, 0, false, 1000],
+      engineOpen: ["null", 1, 0, false, 1000, true],
       engineClose: [engine],
     };
   });
@@ -197,7 +197,7 @@ describe("runtime/addon with hostile values", () => {
     const closing = new Uint8Array(8);
     Object.defineProperty(closing, "buffer", { get: () => addon.engineClose!(engine) });
     await tolerates(addon.bufferWrite!, good.bufferWrite!.with(3, closing), "closing");
-    engine = Number(addon.engineOpen!("cpu", 1, 1, false, 1000));
+    engine = Number(addon.engineOpen!("cpu", 1, 1, false, 1000, false));
     const buffer = addon.bufferAlloc!(engine, 0, 64);
     const vanishing = new Uint8Array(8);
     const memory = vanishing.buffer;
