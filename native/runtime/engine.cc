@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "core/pin.h"
 #include "runtime/engine_parts.h"
 #include "runtime/machine.h"
 

@@ -22,21 +22,6 @@ int machineCores() {
   return cores == 0 ? 1 : static_cast<int>(cores);
 }
 
-void pinThread(int index) {
-#if defined(__linux__)
-  cpu_set_t allowed, one;
-  CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0 || CPU_COUNT(&allowed) == 0) return;
-  int left = index % CPU_COUNT(&allowed), core = 0;
-  while (!CPU_ISSET(core, &allowed) || left-- > 0) ++core;
-  CPU_ZERO(&one);
-  CPU_SET(core, &one);
-  sched_setaffinity(0, sizeof(one), &one);  // only a wish
-#else
-  (void)index;
-#endif
-}
-
 std::string machineIsa() {
 #if defined(__x86_64__)
   __builtin_cpu_init();

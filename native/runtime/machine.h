@@ -7,10 +7,6 @@ namespace meshwork {
 // Cores this process may run on (its affinity mask where there is one), at least 1.
 int machineCores();
 
-// Keeps the calling thread on one core: the index-th of those that it may run on, counted round. Where the system has
-// no such thing, nothing.
-void pinThread(int index);
-
 // The widest vector instructions usable here, e.g. "avx512 bf16 amx", "avx2", "baseline".
 std::string machineIsa();
 

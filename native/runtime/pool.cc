@@ -8,8 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "core/pin.h"
 #include "core/spin.h"
-#include "runtime/machine.h"
 
 namespace meshwork {
 namespace {

@@ -14,7 +14,7 @@ class Pool {
  public:
   // `threads` counts the caller: 1 makes no thread. Each thread owns `workspaceBytes` of scratch, 64-byte aligned.
   // `spin`: idle threads poll for some microseconds before they sleep; off where threads outnumber cores.
-  // `core`: threads other than the caller's stay on the cores behind this one (see pinThread); -1: where they like.
+  // `core`: threads other than the caller's stay on the cores behind this one (core/pin.h); -1: where they like.
   explicit Pool(int threads, size_t workspaceBytes = kWorkspaceBytes, bool spin = true, int core = -1);
   ~Pool();
   Pool(const Pool&) = delete;

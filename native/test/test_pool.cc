@@ -7,7 +7,7 @@
 #include <sched.h>
 #endif
 
-#include "runtime/machine.h"
+#include "core/pin.h"
 #include "runtime/pool.h"
 #include "test/harness.h"
 

@@ -86,7 +86,7 @@ describe("errors of tensors", () => {
     for (const value of hostile) {
       if (typeof value !== "object")
         await refuses("options", () => open(value), MeshError, /takes an object of options/);
-      for (const key of ["axes", "device", "threads", "timeoutMs"]) {
+      for (const key of ["axes", "device", "threads", "timeoutMs", "pin", "unbuffered"]) {
         await tolerates(`${key} ${String(value)}`, () => open({ [key]: value }));
       }
       await refuses(
