@@ -204,7 +204,6 @@ async function train(run: Run): Promise<number> {
   return EXIT.done;
 }
 
-/** What a promise gives, or undefined where the signal gave it up. */
 /** What is said of a step that changed nothing. */
 function skipText(result: StepResult): string {
   const { step, nonFinite, lossScale } = result;
@@ -214,6 +213,7 @@ function skipText(result: StepResult): string {
   return `step ${step}: the gradient of ${nonFinite} is not finite; weights are left as they are`;
 }
 
+/** What a promise gives, or undefined where the signal gave it up. */
 async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T | undefined> {
   try {
     return await promise;
