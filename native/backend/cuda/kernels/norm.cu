@@ -24,6 +24,22 @@ struct Norm {
   S eps;
 };
 
+// The sum of (x - mean)^2 over a row, for those of which it is too large for float32.
+template <int kWidth, bool kBlock, class T>
+__device__ double wideSquares(const Group<kBlock>& group, const T* x, int64_t width, Compute<T> mean) {
+  double sum = 0;
+  for (int64_t i = int64_t{kWidth} * group.lane(); i < width; i += kWidth * group.kSize) {
+    Compute<T> v[kWidth];
+    load(v, x + i);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const double d = static_cast<double>(v[k]) - static_cast<double>(mean);
+      sum += d * d;
+    }
+  }
+  return group.template reduce<SumOf>(sum);
+}
+
 template <bool kCentred, int kWidth, bool kBlock, class T, class W>
 __global__ void __launch_bounds__(kGroupThreads) normRows(Norm<T, W> n) {
   using S = Compute<T>;
@@ -47,7 +63,8 @@ __global__ void __launch_bounds__(kGroupThreads) normRows(Norm<T, W> n) {
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) squares += (v[k] - mean) * (v[k] - mean);
     }
-    const S rstd = inverseRoot(group.template reduce<SumOf>(squares) / size + n.eps);
+    S rstd = inverseRoot(group.template reduce<SumOf>(squares) / size + n.eps);
+    if (rstd == S(0)) rstd = static_cast<S>(inverseRoot(wideSquares<kWidth>(group, x, n.width, mean) / size + n.eps));
     if (group.lane() == 0) {
       *n.rstd[row] = rstd;
       if constexpr (kCentred) *n.mean[row] = mean;
