@@ -181,9 +181,15 @@ size_t liveAllocations() {
   return world().memory.size() + world().pinned.size();
 }
 void resetDevices() {
-  const std::lock_guard lock(world().mutex);
-  world().failed.store(false);
-  world().failure.clear();
+  World& all = world();
+  const std::lock_guard lock(all.mutex);
+  all.failure.clear();
+  if (!all.failed.exchange(false)) return;
+  for (auto* kind : {&all.memory, &all.pinned}) {  // a device that is reset has lost what nobody could give back
+    for (const auto& [memory, bytes] : *kind) std::free(memory);
+    kind->clear();
+  }
+  all.held = 0;
 }
 
 }  // namespace meshwork::emulator
