@@ -1,9 +1,7 @@
 // The type to compute in where none is given.
+import type { Precision } from "../passes/precision.ts";
 import { info } from "../runtime/addon.ts";
 import type { DeviceKind } from "../runtime/engine.ts";
-import type { TrainOptions } from "./train-flags.ts";
-
-export type Precision = NonNullable<TrainOptions["precision"]>;
 
 /** bf16 on GPUs, and on processors whose tiles multiply it many times as fast as float32; float32 elsewhere. */
 export function precisionOn(

@@ -1,4 +1,5 @@
 // `meshwork train`: data, model, mesh, the training loop, evaluation, a sample, and the saved run.
+import type { Precision } from "../passes/precision.ts";
 import type { StorageArray } from "../core/dtype.ts";
 import { AbortedError, NonFiniteError, UsageError } from "../core/errors.ts";
 import { Generator } from "../evaluate/generate.ts";
@@ -15,7 +16,7 @@ import { type StepResult, type TrainStep, trainStep } from "../train/step.ts";
 import type { GivenFlag } from "./flags.ts";
 import { type CliIo, EXIT } from "./io.ts";
 import { createLog, type Log } from "./log.ts";
-import { type Precision, precisionOn } from "./precision.ts";
+import { precisionOn } from "./precision.ts";
 import { type PreparedTraining, prepareTraining } from "./prepare-training.ts";
 import { findResumption, hasCheckpoints, type Resumption } from "./resume.ts";
 import { overflowed, RunCheckpoints } from "./run-checkpoints.ts";
